@@ -1,0 +1,244 @@
+//! Opening: from a descriptor to its extents, and on to its parents.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use blockdev::{ByteLen, ByteOffset, ReadAt};
+
+use crate::convert::{MAX_CAPACITY, sectors_to_bytes, to_u64, to_usize};
+use crate::layer::{Layer, Piece, Source};
+use crate::sparse::{
+    COWD_MAGIC, GrainMap, Grains, HOSTED_MAGIC, HostedHeader, PageCache, SESPARSE_MAGIC, check_inside, read_cowd,
+};
+use crate::{Access, CreateType, Descriptor, ExtentLine, ExtentType, Gate, MAX_DESCRIPTOR_LEN, PlainName, VmdkError};
+
+/// The most disks of a chain. VMware allows 32 snapshots of a disk; linked clones add some more.
+const MAX_DEPTH: usize = 64;
+
+/// Opens a disk and all its parents, the nearest first.
+pub(crate) fn open_chain(file: Arc<dyn ReadAt>, name: &str, gate: &dyn Gate) -> Result<(Layer, Vec<Layer>), VmdkError> {
+    let mut opener = Opener { gate, cache: Arc::default(), extents: 0 };
+    let mut seen = HashSet::from([name.to_owned()]);
+    let top = opener.layer(file, name)?;
+    let mut parents: Vec<Layer> = Vec::new();
+    loop {
+        let child = parents.last().unwrap_or(&top);
+        let Some(parent) = parent_of(child)? else { break };
+        if !seen.insert(parent.as_str().to_owned()) {
+            return Err(VmdkError::Loop { file: name.to_owned(), again: parent.to_string() });
+        }
+        if seen.len() > MAX_DEPTH {
+            return Err(VmdkError::TooDeep { file: name.to_owned(), limit: MAX_DEPTH });
+        }
+        let layer = opener.layer(gate.open(&parent)?, parent.as_str())?;
+        check_content(child, &layer)?;
+        parents.push(layer);
+    }
+    Ok((top, parents))
+}
+
+fn parent_of(layer: &Layer) -> Result<Option<PlainName>, VmdkError> {
+    let Some(parent_content_id) = layer.descriptor.parent_content_id else { return Ok(None) };
+    let Some(hint) = &layer.descriptor.parent_file_name_hint else {
+        return Err(VmdkError::NoParent { file: layer.name.clone(), parent_content_id });
+    };
+    match PlainName::last_component(hint) {
+        Ok(name) => Ok(Some(name)),
+        Err(source) => Err(VmdkError::Name { name: hint.clone(), source }),
+    }
+}
+
+fn check_content(child: &Layer, parent: &Layer) -> Result<(), VmdkError> {
+    let actual = parent.descriptor.content_id;
+    match child.descriptor.parent_content_id {
+        Some(expected) if expected != actual => {
+            Err(VmdkError::ContentId { child: child.name.clone(), expected, parent: parent.name.clone(), actual })
+        }
+        _ => Ok(()),
+    }
+}
+
+struct Opener<'a> {
+    gate: &'a dyn Gate,
+    cache: Arc<PageCache>,
+    /// Sparse extents opened so far, for telling them apart in the cache.
+    extents: u32,
+}
+
+impl Opener<'_> {
+    fn layer(&mut self, file: Arc<dyn ReadAt>, name: &str) -> Result<Layer, VmdkError> {
+        let mut magic = [0; 8];
+        let len = to_usize(file.size().0).min(magic.len());
+        let (start, _) = magic.split_at_mut(len);
+        file.read_exact_at(ByteOffset(0), start).map_err(VmdkError::read(name))?;
+        let not = |found| VmdkError::NotADescriptor { file: name.to_owned(), found };
+        if magic.starts_with(&HOSTED_MAGIC) {
+            return self.embedded(file, name);
+        }
+        if magic.starts_with(&COWD_MAGIC) {
+            return Err(not("it is a redo log (COWD), whose descriptor is another file"));
+        }
+        if magic == SESPARSE_MAGIC {
+            return Err(not("it is a space-efficient extent, whose descriptor is another file"));
+        }
+        let descriptor = read_descriptor(&*file, name, ByteOffset(0), file.size().0)?;
+        check_create_type(&descriptor, name)?;
+        self.pieces(descriptor, name)
+    }
+
+    /// A sparse file with its descriptor inside: its one extent is the file itself, by whatever name it was opened.
+    fn embedded(&mut self, file: Arc<dyn ReadAt>, name: &str) -> Result<Layer, VmdkError> {
+        let header = HostedHeader::read(&*file, name)?;
+        let Some((start, len)) = header.descriptor else {
+            let found = "it is an extent without a descriptor inside";
+            return Err(VmdkError::NotADescriptor { file: name.to_owned(), found });
+        };
+        check_inside(&*file, name, "the descriptor", start.0, to_u64(len))?;
+        let descriptor = read_descriptor(&*file, name, start, to_u64(len))?;
+        check_create_type(&descriptor, name)?;
+        let [line] = descriptor.extents.as_slice() else {
+            return Err(VmdkError::Unsupported {
+                file: name.to_owned(),
+                field: "the number of extents",
+                actual: to_u64(descriptor.extents.len()),
+                expected: "one extent in a file with its descriptor inside",
+            });
+        };
+        if line.kind != ExtentType::Sparse {
+            return Err(VmdkError::Dialect { file: name.to_owned(), dialect: line.kind.to_string() });
+        }
+        let len = extent_len(line, name)?;
+        let source = Source::Sparse(self.grain_map(file, name, header.grains, len)?);
+        let pieces = vec![Piece { start: 0, len, source }];
+        Ok(Layer { name: name.to_owned(), descriptor, pieces, size: len })
+    }
+
+    /// A descriptor of its own: its extents are asked of the gate, each file once.
+    fn pieces(&mut self, descriptor: Descriptor, name: &str) -> Result<Layer, VmdkError> {
+        let mut files = HashMap::new();
+        let (mut pieces, mut end) = (Vec::new(), 0u64);
+        for line in &descriptor.extents {
+            let len = extent_len(line, name)?;
+            let source = self.source(line, len, name, &mut files)?;
+            pieces.push(Piece { start: end, len, source });
+            end = end.saturating_add(len);
+        }
+        if end == 0 || end > sectors_to_bytes(MAX_CAPACITY.0) {
+            return Err(VmdkError::Unsupported {
+                file: name.to_owned(),
+                field: "the size of all extents in bytes",
+                actual: end,
+                expected: "1 sector to 64 TiB",
+            });
+        }
+        Ok(Layer { name: name.to_owned(), descriptor, pieces, size: end })
+    }
+
+    fn source(
+        &mut self,
+        line: &ExtentLine,
+        len: u64,
+        descriptor: &str,
+        files: &mut HashMap<PlainName, Arc<dyn ReadAt>>,
+    ) -> Result<Source, VmdkError> {
+        if line.kind == ExtentType::Zero {
+            return Ok(Source::Zero);
+        }
+        let unsupported =
+            |dialect: &str| VmdkError::Dialect { file: descriptor.to_owned(), dialect: dialect.to_owned() };
+        if line.access == Access::NoAccess {
+            return Err(unsupported("NOACCESS"));
+        }
+        if !is_read(&line.kind) {
+            return Err(unsupported(line.kind.as_str()));
+        }
+        let name = line.file.as_deref().unwrap_or_default();
+        let name = PlainName::new(name).map_err(|source| VmdkError::Name { name: name.to_owned(), source })?;
+        let file = match files.get(&name) {
+            Some(file) => Arc::clone(file),
+            None => self.gate.open(&name)?,
+        };
+        files.insert(name.clone(), Arc::clone(&file));
+        match line.kind {
+            ExtentType::Sparse => {
+                let header = HostedHeader::read(&*file, name.as_str())?;
+                Ok(Source::Sparse(self.grain_map(file, name.as_str(), header.grains, len)?))
+            }
+            ExtentType::VmfsSparse => {
+                let grains = read_cowd(&*file, name.as_str())?;
+                Ok(Source::Sparse(self.grain_map(file, name.as_str(), grains, len)?))
+            }
+            _ => {
+                let offset = line.offset.unwrap_or_default().to_bytes().unwrap_or(ByteLen(u64::MAX)).0;
+                check_inside(&*file, name.as_str(), "the extent", offset, len)?;
+                Ok(Source::Flat { file, offset })
+            }
+        }
+    }
+
+    fn grain_map(
+        &mut self,
+        file: Arc<dyn ReadAt>,
+        name: &str,
+        mut grains: Grains,
+        len: u64,
+    ) -> Result<GrainMap, VmdkError> {
+        if grains.capacity < len {
+            return Err(VmdkError::Field {
+                file: name.to_owned(),
+                field: "capacity",
+                position: ByteOffset(0x0c), // in both formats
+                actual: grains.capacity / blockdev::SECTOR_SIZE,
+                expected: "at least the sectors that the descriptor says",
+            });
+        }
+        grains.capacity = len; // a header may round up to whole grains, of which the last need not be whole
+        self.extents = self.extents.wrapping_add(1); // at most 64 disks of 4100 extents
+        GrainMap::new(file, name, grains, self.extents, Arc::clone(&self.cache))
+    }
+}
+
+const fn is_read(kind: &ExtentType) -> bool {
+    matches!(kind, ExtentType::Flat | ExtentType::Vmfs | ExtentType::Sparse | ExtentType::VmfsSparse)
+}
+
+/// Allows the create types whose extents are plain files; what an extent is, its own type says.
+fn check_create_type(descriptor: &Descriptor, name: &str) -> Result<(), VmdkError> {
+    match &descriptor.create_type {
+        CreateType::MonolithicFlat
+        | CreateType::MonolithicSparse
+        | CreateType::TwoGbMaxExtentFlat
+        | CreateType::TwoGbMaxExtentSparse
+        | CreateType::Vmfs
+        | CreateType::VmfsThin
+        | CreateType::VmfsPreallocated
+        | CreateType::VmfsEagerZeroedThick
+        | CreateType::VmfsSparse
+        | CreateType::Custom => Ok(()),
+        other => Err(VmdkError::Dialect { file: name.to_owned(), dialect: other.to_string() }),
+    }
+}
+
+fn extent_len(line: &ExtentLine, name: &str) -> Result<u64, VmdkError> {
+    if (1..=MAX_CAPACITY.0).contains(&line.sectors.0) {
+        return Ok(sectors_to_bytes(line.sectors.0));
+    }
+    Err(VmdkError::Unsupported {
+        file: name.to_owned(),
+        field: "the size of an extent in sectors",
+        actual: line.sectors.0,
+        expected: "1 sector to 64 TiB",
+    })
+}
+
+/// Reads `len` bytes of a file as a descriptor. The limit stands before the buffer.
+fn read_descriptor(file: &dyn ReadAt, name: &str, start: ByteOffset, len: u64) -> Result<Descriptor, VmdkError> {
+    let len = to_usize(len);
+    if len > MAX_DESCRIPTOR_LEN {
+        let found = "it is longer than 1 MiB and no known extent";
+        return Err(VmdkError::NotADescriptor { file: name.to_owned(), found });
+    }
+    let mut bytes = vec![0; len];
+    file.read_exact_at(start, &mut bytes).map_err(VmdkError::read(name))?;
+    Descriptor::parse(&bytes).map_err(|source| VmdkError::Descriptor { file: name.to_owned(), source })
+}

@@ -1,0 +1,58 @@
+use std::sync::Arc;
+
+use blockdev::ReadAt;
+
+use crate::{PlainName, VmdkError};
+
+/// Opens the files that an image names: extents and parents. The library opens no file of its own accord.
+///
+/// ```text
+///   descriptor --names--> "x-flat.vmdk" --checked--> PlainName --> Gate::open --> bytes
+/// ```
+pub trait Gate: Send + Sync {
+    /// Opens the file `name`, which lies beside the image's descriptor.
+    ///
+    /// # Errors
+    /// Whatever keeps the caller from granting it; [`VmdkError::Denied`] to refuse.
+    fn open(&self, name: &PlainName) -> Result<Arc<dyn ReadAt>, VmdkError>;
+}
+
+/// Opens nothing. Enough for images that are one file.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DenyGate;
+
+impl Gate for DenyGate {
+    fn open(&self, name: &PlainName) -> Result<Arc<dyn ReadAt>, VmdkError> {
+        Err(VmdkError::Denied { name: name.as_str().to_owned() })
+    }
+}
+
+/// Opens what a function grants: for names that stand for something other than local files.
+#[derive(Clone, Copy, Debug)]
+pub struct FnGate<F>(F);
+
+impl<F> FnGate<F>
+where
+    F: Fn(&PlainName) -> Result<Arc<dyn ReadAt>, VmdkError> + Send + Sync,
+{
+    /// A gate that asks `grant` for each file.
+    #[must_use]
+    pub const fn new(grant: F) -> Self {
+        Self(grant)
+    }
+}
+
+impl<F> Gate for FnGate<F>
+where
+    F: Fn(&PlainName) -> Result<Arc<dyn ReadAt>, VmdkError> + Send + Sync,
+{
+    fn open(&self, name: &PlainName) -> Result<Arc<dyn ReadAt>, VmdkError> {
+        (self.0)(name)
+    }
+}
+
+impl<G: Gate + ?Sized> Gate for &G {
+    fn open(&self, name: &PlainName) -> Result<Arc<dyn ReadAt>, VmdkError> {
+        (**self).open(name)
+    }
+}

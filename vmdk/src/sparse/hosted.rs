@@ -1,0 +1,186 @@
+//! The header of a hosted sparse extent: Virtual Disk Format 1.1, section "Hosted Sparse Extents".
+
+use std::mem::{offset_of, size_of};
+
+use blockdev::{ByteOffset, ReadAt, Sectors};
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use super::{Grains, HOSTED_MAGIC, MAX_GRAIN_SECTORS, read_start};
+use crate::convert::{MAX_CAPACITY, sectors_to_bytes, to_u64};
+use crate::{MAX_DESCRIPTOR_LEN, VmdkError};
+
+/// `SparseExtentHeader` as it stands on disk.
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct RawHosted {
+    pub(crate) magic: [u8; 4],          // 0x00 magicNumber
+    pub(crate) version: U32,            // 0x04
+    pub(crate) flags: U32,              // 0x08
+    pub(crate) capacity: U64,           // 0x0c sectors
+    pub(crate) grain_size: U64,         // 0x14 sectors
+    pub(crate) descriptor_offset: U64,  // 0x1c sectors
+    pub(crate) descriptor_size: U64,    // 0x24 sectors
+    pub(crate) gtes_per_gt: U32,        // 0x2c numGTEsPerGT
+    pub(crate) rgd_offset: U64,         // 0x30 sectors
+    pub(crate) gd_offset: U64,          // 0x38 sectors
+    pub(crate) over_head: U64,          // 0x40 sectors
+    pub(crate) unclean_shutdown: u8,    // 0x48
+    pub(crate) line_ends: [u8; 4],      // 0x49 singleEndLineChar, nonEndLineChar, doubleEndLineChar1 and 2
+    pub(crate) compress_algorithm: U16, // 0x4d
+    pub(crate) pad: [u8; 433],          // 0x4f
+}
+
+const _: () = assert!(size_of::<RawHosted>() == 512);
+const _: () = assert!(offset_of!(RawHosted, compress_algorithm) == 0x4d);
+
+impl RawHosted {
+    /// Flag bit 0: `line_ends` is valid.
+    pub(crate) const LINE_ENDS: u32 = 1;
+    /// Flag bit 1: the redundant grain directory is used.
+    pub(crate) const REDUNDANT: u32 = 1 << 1;
+    /// Flag bit 2: the grain table entry 1 stands for zeros.
+    pub(crate) const ZERO_GRAINS: u32 = 1 << 2;
+    /// Flag bit 16: grains are compressed.
+    pub(crate) const COMPRESSED: u32 = 1 << 16;
+    /// Flag bit 17: there are markers between the grains.
+    pub(crate) const MARKERS: u32 = 1 << 17;
+    /// What a text-mode transfer would change.
+    pub(crate) const LINE_END_CHARS: [u8; 4] = *b"\n \r\n";
+}
+
+/// The checked header.
+#[derive(Clone, Debug)]
+pub(crate) struct HostedHeader {
+    /// Where tables are and what they mean.
+    pub(crate) grains: Grains,
+    /// The embedded descriptor: first byte and length, at most 1 MiB. `None` where it has a file of its own.
+    pub(crate) descriptor: Option<(ByteOffset, usize)>,
+}
+
+impl HostedHeader {
+    /// Reads and checks the header of an extent.
+    ///
+    /// # Errors
+    /// Shorter than a header, no `KDMV`, compressed, or any field that contradicts the format.
+    pub(crate) fn read(file: &dyn ReadAt, name: &str) -> Result<Self, VmdkError> {
+        let bytes: [u8; 512] = read_start(file, name, "the header")?;
+        let raw: RawHosted = zerocopy::transmute!(bytes);
+        Check { raw: &raw, name }.header()
+    }
+}
+
+struct Check<'a> {
+    raw: &'a RawHosted,
+    name: &'a str,
+}
+
+impl Check<'_> {
+    fn header(&self) -> Result<HostedHeader, VmdkError> {
+        let raw = self.raw;
+        if raw.magic != HOSTED_MAGIC {
+            let magic = u32::from_le_bytes(raw.magic).into();
+            return Err(self.wrong("magicNumber", offset_of!(RawHosted, magic), magic, "KDMV"));
+        }
+        let flags = raw.flags.get();
+        let packed = flags & (RawHosted::COMPRESSED | RawHosted::MARKERS) != 0 || raw.compress_algorithm.get() != 0;
+        if packed {
+            return Err(VmdkError::Dialect { file: self.name.to_owned(), dialect: "streamOptimized".to_owned() });
+        }
+        self.version()?;
+        self.line_ends(flags)?;
+        let capacity = self.capacity()?;
+        Ok(HostedHeader {
+            grains: Grains {
+                capacity: sectors_to_bytes(capacity),
+                grain_len: sectors_to_bytes(self.grain_size()?),
+                table_entries: self.table_entries()?,
+                directories: self.directories(flags)?,
+                zero_grains: flags & RawHosted::ZERO_GRAINS != 0,
+            },
+            descriptor: self.descriptor()?,
+        })
+    }
+
+    fn wrong(&self, field: &'static str, position: usize, actual: u64, expected: &'static str) -> VmdkError {
+        VmdkError::Field { file: self.name.to_owned(), field, position: ByteOffset(to_u64(position)), actual, expected }
+    }
+
+    fn version(&self) -> Result<(), VmdkError> {
+        // 1: Workstation 4 and later; 2: with zeroed grains; 3: streams, and disks with persistent change tracking.
+        match self.raw.version.get() {
+            1..=3 => Ok(()),
+            other => Err(VmdkError::Unsupported {
+                file: self.name.to_owned(),
+                field: "version",
+                actual: other.into(),
+                expected: "versions 1 to 3",
+            }),
+        }
+    }
+
+    fn line_ends(&self, flags: u32) -> Result<(), VmdkError> {
+        if flags & RawHosted::LINE_ENDS == 0 || self.raw.line_ends == RawHosted::LINE_END_CHARS {
+            return Ok(());
+        }
+        let actual = u32::from_le_bytes(self.raw.line_ends).into();
+        let expected = "0x0a0d200a; the file was changed by a transfer in text mode";
+        Err(self.wrong("singleEndLineChar", offset_of!(RawHosted, line_ends), actual, expected))
+    }
+
+    fn capacity(&self) -> Result<u64, VmdkError> {
+        let actual = self.raw.capacity.get();
+        if (1..=MAX_CAPACITY.0).contains(&actual) {
+            return Ok(actual);
+        }
+        Err(self.wrong("capacity", offset_of!(RawHosted, capacity), actual, "1 sector to 64 TiB"))
+    }
+
+    fn grain_size(&self) -> Result<u64, VmdkError> {
+        let actual = self.raw.grain_size.get();
+        if actual.is_power_of_two() && (8..=MAX_GRAIN_SECTORS).contains(&actual) {
+            return Ok(actual);
+        }
+        let expected = "a power of two from 8 to 65536 sectors";
+        Err(self.wrong("grainSize", offset_of!(RawHosted, grain_size), actual, expected))
+    }
+
+    fn table_entries(&self) -> Result<u64, VmdkError> {
+        let actual = self.raw.gtes_per_gt.get().into();
+        // 512 in every product; 4096 is what ESX uses in its own format.
+        if (1..=4096).contains(&actual) {
+            return Ok(actual);
+        }
+        Err(self.wrong("numGTEsPerGT", offset_of!(RawHosted, gtes_per_gt), actual, "1 to 4096"))
+    }
+
+    fn directories(&self, flags: u32) -> Result<Vec<u64>, VmdkError> {
+        let redundant = (flags & RawHosted::REDUNDANT != 0).then_some(self.raw.rgd_offset.get());
+        let offsets = [Some(self.raw.gd_offset.get()), redundant];
+        // Sector 0 is the header. A sector behind 2^55 is no byte offset, and behind the end of every file.
+        let inside = |sector: &u64| *sector != 0 && sector.leading_zeros() >= 9;
+        let usable: Vec<u64> = offsets.into_iter().flatten().filter(inside).map(sectors_to_bytes).collect();
+        if usable.is_empty() {
+            let actual = self.raw.gd_offset.get();
+            return Err(self.wrong("gdOffset", offset_of!(RawHosted, gd_offset), actual, "a sector inside the file"));
+        }
+        Ok(usable)
+    }
+
+    fn descriptor(&self) -> Result<Option<(ByteOffset, usize)>, VmdkError> {
+        let (offset, size) = (self.raw.descriptor_offset.get(), self.raw.descriptor_size.get());
+        if offset == 0 || size == 0 {
+            return Ok(None);
+        }
+        let position = offset_of!(RawHosted, descriptor_size);
+        let len = Sectors(size).to_bytes().and_then(|len| len.to_usize()).filter(|len| *len <= MAX_DESCRIPTOR_LEN);
+        let len = len.ok_or_else(|| self.wrong("descriptorSize", position, size, "at most 1 MiB"))?;
+        let start = Sectors(offset).to_bytes().ok_or_else(|| {
+            self.wrong("descriptorOffset", offset_of!(RawHosted, descriptor_offset), offset, "a sector of the file")
+        })?;
+        Ok(Some((ByteOffset(start.0), len)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! A hosted sparse extent: grains in the order in which they come, tables at the end.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, PoisonError};
+
+use blockdev::SECTOR_SIZE;
+use zerocopy::IntoBytes;
+
+use super::layout::Layout;
+use super::tables::Tables;
+use super::{GRAIN_LEN, GRAIN_SECTORS};
+use crate::convert::{sectors_to_bytes, to_u64, to_usize};
+use crate::is_zero;
+
+/// The state of one extent.
+#[derive(Debug)]
+pub(super) struct SparseBody {
+    layout: Layout,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    tables: Tables,
+    /// The sector at which the next new grain is stored. The layout was made such that it never passes 2^32.
+    next: u64,
+}
+
+/// A part of the data and the place in the file where it goes.
+struct Piece {
+    start: usize,
+    end: usize,
+    offset: u64,
+}
+
+impl SparseBody {
+    pub(super) fn new(layout: Layout) -> Self {
+        let state = State { tables: Tables::default(), next: layout.over_head.into() };
+        Self { layout, state: Mutex::new(state) }
+    }
+
+    /// Writes `data` from grain `grain` of the extent on. Adjacent grains that get adjacent places are one write.
+    pub(super) fn write(&self, file: &File, grain: u64, data: &[u8]) -> io::Result<()> {
+        let len = to_usize(GRAIN_LEN);
+        let zero: Vec<bool> = data.chunks(len).map(is_zero).collect(); // before the lock
+        for piece in self.place(grain, &zero, data.len()) {
+            file.write_all_at(data.get(piece.start..piece.end).unwrap_or_default(), piece.offset)?;
+        }
+        Ok(())
+    }
+
+    /// Finds or makes the places of grains. Zero grains that are not stored get none.
+    fn place(&self, first: u64, zero: &[bool], len: usize) -> Vec<Piece> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut start = 0usize;
+        for (grain, zero) in (first..).zip(zero) {
+            let end = start.saturating_add(to_usize(GRAIN_LEN)).min(len);
+            let sector = match (state.tables.get(grain), zero) {
+                (Some(sector), _) => Some(sector),
+                (None, true) => None,
+                (None, false) => state.add(grain),
+            };
+            if let Some(sector) = sector {
+                let offset = sectors_to_bytes(sector.into());
+                match pieces.last_mut() {
+                    Some(last) if last.end == start && last.file_end() == offset => last.end = end,
+                    _ => pieces.push(Piece { start, end, offset }),
+                }
+            }
+            start = end;
+        }
+        pieces
+    }
+
+    /// Writes the tables and sets the length. Until the header is written too, the file is no image.
+    pub(super) fn finish_tables(&self, file: &File) -> io::Result<()> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        file.set_len(sectors_to_bytes(state.next))?;
+        for (directory, first_table) in self.layout.directories {
+            let sectors = (0..self.layout.tables).map(|index| Layout::table_sector(first_table, index));
+            let bytes: Vec<u8> = sectors.flat_map(u32::to_le_bytes).collect();
+            file.write_all_at(&bytes, sectors_to_bytes(directory.into()))?;
+        }
+        for (number, bytes) in state.tables.content() {
+            for (_, first_table) in self.layout.directories {
+                let sector = Layout::table_sector(first_table, number);
+                file.write_all_at(&bytes, sectors_to_bytes(sector.into()))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_header(&self, file: &File) -> io::Result<()> {
+        file.write_all_at(self.layout.header().as_bytes(), 0)
+    }
+
+    /// Writes the descriptor inside; it was checked to fit.
+    pub(super) fn write_descriptor(file: &File, text: &str) -> io::Result<()> {
+        file.write_all_at(text.as_bytes(), SECTOR_SIZE)
+    }
+}
+
+impl State {
+    fn add(&mut self, grain: u64) -> Option<u32> {
+        let sector = u32::try_from(self.next).ok()?; // always: see `next`
+        self.next = self.next.saturating_add(GRAIN_SECTORS);
+        self.tables.set(grain, sector);
+        Some(sector)
+    }
+}
+
+impl Piece {
+    fn file_end(&self) -> u64 {
+        self.offset.saturating_add(to_u64(self.end.saturating_sub(self.start)))
+    }
+}
