@@ -1,0 +1,91 @@
+use std::time::Duration;
+
+use super::args::{BackupArgs, ConnectArgs};
+use super::output::{self, size};
+use crate::config::StateDir;
+use crate::error::Result;
+use crate::export::Consistency;
+use crate::hypervisor::{Spec, connect};
+use crate::job::{BackupOptions, BackupReport, Cancel, Progress, Retry, backup};
+
+pub(super) async fn run(args: BackupArgs) -> Result<()> {
+    let spec: Spec = args.spec.parse()?;
+    let options = BackupOptions {
+        target: args.output.clone(),
+        subformat: args.format.into(),
+        quiesce: args.quiesce,
+        transport: args.transport.parse()?,
+        streams: usize::from(args.tuning.streams),
+        exclude: args.exclude_disk.clone(),
+        removals: Retry {
+            times: args.tuning.retries,
+            wait: Duration::from_secs(args.tuning.backoff),
+            longest: Duration::from_secs(args.tuning.backoff.max(60)),
+        },
+        command: "backup".into(),
+    };
+    let progress = Progress::new(args.progress);
+    let uri = args.connect.uri()?;
+    let limit = Some(args.tuning.snapshot_limit());
+    let report = with_backup(uri, spec, options, progress, ConnectArgs::passwords(), limit).await?;
+    if args.json { output::json(&report) } else { show(&report) }
+}
+
+/// Connects, finds the one VM, backs it up, and ends the session whatever happened.
+pub(super) async fn with_backup(
+    uri: crate::config::ConnectionUri,
+    spec: Spec,
+    options: BackupOptions,
+    progress: Progress,
+    passwords: crate::config::PasswordSources,
+    snapshot_limit: Option<Duration>,
+) -> Result<BackupReport> {
+    options.transport.route()?;
+    crate::export::Staging::plan(&options.target, crate::job::RunId::new())?;
+    let state = StateDir::from_environment()?;
+    let cancel = Cancel::on_signals()?;
+    let connected = cancel.or_stop(connect(&uri, &passwords, snapshot_limit)).await?;
+    let result = async {
+        let vm = cancel.or_stop(connected.one(&spec)).await?;
+        backup(&connected, &state, &vm, &options, &progress, &cancel).await
+    };
+    let result = result.await;
+    connected.close().await;
+    result
+}
+
+pub(super) fn show(report: &BackupReport) -> Result<()> {
+    let manifest = &report.manifest;
+    output::line(&format!("{}: backed up to {}", manifest.vm.name, report.directory.display()));
+    let rows: Vec<Vec<String>> = manifest
+        .disks
+        .iter()
+        .map(|d| vec![d.address.clone(), d.file.clone(), size(d.capacity), size(d.bytes_read), size(d.bytes_stored)])
+        .collect();
+    output::table(&["DISK", "IMAGE", "CAPACITY", "READ", "DATA"], &rows);
+    let consistency = match manifest.consistency {
+        Consistency::Quiesced => "quiesced",
+        Consistency::CrashConsistent => "crash-consistent",
+        Consistency::PoweredOff => "powered off",
+    };
+    output::line(&format!(
+        "{consistency}; snapshot made in {} ms and removed; {:.1} s in all",
+        manifest.snapshot_ms, report.seconds
+    ));
+    for skipped in &manifest.skipped {
+        output::line(&format!("left out: {} ({})", skipped.address, skipped.reason));
+    }
+    for warning in &manifest.warnings {
+        output::line(&format!("note: {warning}"));
+    }
+    output::line(&format!("check it:   stillframe verify {}", quoted(&report.directory)));
+    output::line(&format!("restore it: stillframe restore {} --name NEW --dry-run", quoted(&report.directory)));
+    Ok(())
+}
+
+/// A path as a shell takes it.
+pub(super) fn quoted(path: &std::path::Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.+:@".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}

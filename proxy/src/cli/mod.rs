@@ -1,0 +1,95 @@
+//! What did the user type, what do we print, which exit code?
+
+mod args;
+mod backup;
+mod cleanup;
+mod lab;
+mod log;
+mod login;
+pub(crate) mod output;
+mod restore;
+mod snapshot;
+pub mod vcb;
+mod vm;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use self::args::{Cli, Command};
+use crate::error::{Context, Error, Family, Result};
+
+/// Runs the program: dispatches by the name it was called under, then by the first word.
+#[must_use]
+pub fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let called = args.first().map(OsString::clone).unwrap_or_default();
+    if let Some(tool) = vcb::tool_of(&called) {
+        return vcb::main(tool, &args[1..]);
+    }
+    if let Some(tool) = args.get(1).and_then(|word| vcb::tool_of(word)) {
+        return vcb::main(tool, &args[2..]);
+    }
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { Family::Usage.exit_code() } else { 0 };
+            let _ = error.print(); // nowhere left to say it
+            return ExitCode::from(code);
+        }
+    };
+    log::start(log::Style::Plain, cli.verbose);
+    finish(run(dispatch(cli.command)))
+}
+
+/// The exit code of a result; an error is told once, on the last line.
+fn finish(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {}", error.line());
+            ExitCode::from(error.family().exit_code())
+        }
+    }
+}
+
+/// Runs a command to its end.
+fn run<T>(command: impl Future<Output = Result<T>>) -> Result<T> {
+    crate::install_crypto();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .failed(|| "cannot start the runtime".into())?;
+    let result = runtime.block_on(command);
+    // A thread that waits for a terminal or a dead disk must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+async fn dispatch(command: Command) -> Result<()> {
+    match command {
+        Command::Vm(args) => vm::run(args).await,
+        Command::Backup(args) => backup::run(args).await,
+        Command::Restore(args) => restore::run(args).await,
+        Command::Verify(args) => restore::run_verify(args).await,
+        Command::Snapshot(args) => snapshot::run(args).await,
+        Command::Cleanup(args) => cleanup::run(args).await,
+        Command::Demo(args) => crate::demo::run(args.dir, args.json).await,
+        Command::Lab(args) => lab::run(args).await,
+        Command::Login(args) => login::login(&args),
+        Command::Logout(args) => login::logout(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "stillframe", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Man { directory } => match directory {
+            Some(directory) => clap_mangen::generate_to(Cli::command(), &directory).map_err(|e| {
+                Error::new(Family::Failed, format!("cannot write to {}", directory.display())).caused_by(e)
+            }),
+            None => clap_mangen::Man::new(Cli::command())
+                .render(&mut std::io::stdout())
+                .failed(|| "cannot write the manual page".into()),
+        },
+    }
+}

@@ -1,0 +1,75 @@
+use std::io::Write;
+
+use serde::Serialize;
+
+use crate::error::{Context, Error, Family, Result};
+
+/// Prints a line. A reader that has gone away (`| head`) ends the program quietly.
+pub(crate) fn line(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if let Err(error) = writeln!(out, "{text}") {
+        let quiet = error.kind() == std::io::ErrorKind::BrokenPipe;
+        std::process::exit(if quiet { 0 } else { i32::from(Family::Failed.exit_code()) });
+    }
+}
+
+/// Prints a value as JSON.
+pub(crate) fn json(value: &impl Serialize) -> Result<()> {
+    line(&serde_json::to_string_pretty(value).failed(|| "cannot write JSON".into())?);
+    Ok(())
+}
+
+/// Prints rows in columns as wide as their widest cell.
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain(head.get(column).map(|cell| cell.chars().count())).max().unwrap_or(0)
+    };
+    let show = |cells: &[&str]| {
+        let padded: Vec<String> =
+            cells.iter().enumerate().map(|(i, cell)| format!("{cell:<w$}", w = width(i))).collect();
+        line(padded.join("  ").trim_end());
+    };
+    show(head);
+    for row in rows {
+        show(&row.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+}
+
+/// Asks a question on the terminal. Without one the answer is an error that says which flag answers it.
+pub(crate) fn ask(question: &str, flag: &str) -> Result<bool> {
+    use std::io::IsTerminal;
+    if !std::io::stdin().is_terminal() {
+        return Err(Error::new(Family::Usage, format!("\"{question}\" cannot be asked: there is no terminal"))
+            .hint(format!("use {flag}")));
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).failed(|| "cannot read the answer".into())?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Bytes for people.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short_and_carry_their_unit() {
+        assert_eq!(
+            [size(0), size(1023), size(1536), size(4 << 30), size(62 << 40)].join(" "),
+            "0 B 1023 B 1.5 KiB 4.0 GiB 62.0 TiB"
+        );
+    }
+}

@@ -1,0 +1,19 @@
+//! Image → files: the copy engine, the digest, and the directory with its catalog and manifest.
+//!
+//! A directory under its final name is complete: everything is written beside it, synced, and renamed as the last act.
+
+mod catalog;
+mod copy;
+mod digest;
+mod manifest;
+mod plan;
+mod staging;
+
+pub use catalog::{Catalog, CatalogError};
+pub use copy::{Buffers, Copied, CopyOptions, copy_disk};
+pub use digest::{BLOCK, DiskDigest, OrderedDigest, digest_of};
+pub use manifest::{Consistency, DiskEntry, FileEntry, MANIFEST_NAME, Manifest, SkippedDisk, VmEntry};
+pub use staging::Staging;
+
+/// The catalog's name in a backup directory.
+pub const CATALOG_NAME: &str = "catalog";

@@ -1,0 +1,86 @@
+//! Which VMs exist; freeze, snapshot, remove; what a VM is made of.
+//!
+//! One face for every hypervisor ([`Hypervisor`]), one adapter each. No disk byte moves here: the transports ask an adapter for its
+//! [`Link`] and read through that.
+
+mod connect;
+mod model;
+mod spec;
+mod vsphere;
+
+use async_trait::async_trait;
+
+pub use self::connect::{Connected, connect};
+pub use self::model::{
+    Bus, ConfigFile, Disk, DiskAddress, NativeDisk, Place, Power, RebuildTarget, RebuildWish, Snapshot, SnapshotId,
+    VmConfig, VmId, VmInfo,
+};
+pub use self::spec::Spec;
+pub use self::vsphere::VSphere;
+pub(crate) use self::vsphere::{can_pass, from_vsphere, is_fault};
+use crate::error::Result;
+
+/// A connection of the kind that a transport needs.
+#[derive(Clone)]
+pub enum Link {
+    /// A vSphere session.
+    VSphere(::vsphere::Client),
+}
+
+/// What the product asks of a hypervisor.
+#[async_trait]
+pub trait Hypervisor: Send + Sync {
+    /// The product, its version and where it is, for people.
+    fn describe(&self) -> String;
+
+    /// The connection that transports read through.
+    fn link(&self) -> Link;
+
+    /// Every VM that the login can see, in the order of names.
+    async fn list(&self) -> Result<Vec<VmInfo>>;
+
+    /// The VMs that `spec` names.
+    async fn find(&self, spec: &Spec) -> Result<Vec<VmInfo>>;
+
+    /// What the VM is made of now.
+    async fn config(&self, vm: &VmId) -> Result<VmConfig>;
+
+    /// The VM's snapshots, parents before children.
+    async fn snapshots(&self, vm: &VmId) -> Result<Vec<Snapshot>>;
+
+    /// Freezes (if `quiesce`), snapshots and thaws. The answer may say that nothing was quiesced.
+    async fn create_snapshot(&self, vm: &VmId, name: &str, description: &str, quiesce: bool) -> Result<SnapshotId>;
+
+    /// The frozen disks of a snapshot.
+    async fn frozen_disks(&self, snapshot: &SnapshotId) -> Result<Vec<Disk>>;
+
+    /// Removes one snapshot and nothing else, and waits for it. Gone already counts as success.
+    async fn remove_snapshot(&self, snapshot: &SnapshotId) -> Result<()>;
+
+    /// Waits until no task that somebody started earlier can still make a snapshot of this VM.
+    async fn settle(&self, vm: &VmId) -> Result<()>;
+
+    /// Whether delta files were left that no snapshot owns.
+    async fn needs_consolidation(&self, vm: &VmId) -> Result<bool>;
+
+    /// Where a VM can be rebuilt: `wish` completed with what the server has.
+    async fn target(&self, wish: &RebuildWish) -> Result<RebuildTarget>;
+
+    /// Makes a folder for a VM's files. One that exists is an error.
+    async fn make_folder(&self, datacenter: &str, path: &str) -> Result<()>;
+
+    /// Removes a folder that [`make_folder`](Self::make_folder) made, with all in it. Gone already counts as success.
+    async fn remove_folder(&self, datacenter: &str, path: &str) -> Result<()>;
+
+    /// Enters a VM whose files are in place.
+    async fn register(&self, target: &RebuildTarget, config_path: &str, name: &str) -> Result<VmId>;
+
+    /// The VM that was entered with this configuration file.
+    async fn registered_at(&self, datacenter: &str, config_path: &str) -> Result<Option<VmId>>;
+
+    /// Takes a VM out of the inventory; its files stay.
+    async fn unregister(&self, vm: &VmId) -> Result<()>;
+
+    /// Ends the session.
+    async fn close(&self);
+}

@@ -1,0 +1,419 @@
+//! The straight line of an image backup: intent, snapshot, copy, directory, catalog, snapshot gone, done.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
+use vmdk_rs::{AdapterType, CreateOptions, ImageWriter, Subformat};
+
+use super::snapshot::{Made, Quiesce, make, remove_and_verify};
+use super::{Act, Cancel, Journal, Progress, Retry, RunId, cleanup};
+use crate::config::StateDir;
+use crate::error::{Context, Error, Family, Result};
+use crate::export::{
+    Buffers, CATALOG_NAME, Catalog, Consistency, CopyOptions, DiskEntry, FileEntry, MANIFEST_NAME, Manifest,
+    SkippedDisk, Staging, VmEntry, copy_disk,
+};
+use crate::hypervisor::{Bus, Connected, Disk, DiskAddress, Power, VmConfig, VmInfo};
+use crate::transport::{self, Route, Transport};
+
+/// Disks copied side by side.
+const DISKS_AT_ONCE: usize = 4;
+/// A configuration file, an NVRAM or a log is small; a larger one is cut off with a warning if it is not required.
+const MAX_CONFIG_FILE: u64 = 64 << 20;
+
+/// How a backup is made.
+#[derive(Clone, Debug)]
+pub struct BackupOptions {
+    /// The directory to make.
+    pub target: PathBuf,
+    /// The kind of VMDK.
+    pub subformat: Subformat,
+    /// What is asked of the guest.
+    pub quiesce: Quiesce,
+    /// The route wished for.
+    pub transport: Transport,
+    /// Requests in flight per disk.
+    pub streams: usize,
+    /// Disks to leave out, by address.
+    pub exclude: Vec<String>,
+    /// How often the removal of the snapshot is tried.
+    pub removals: Retry,
+    /// The command, for the journal.
+    pub command: String,
+}
+
+/// What a backup gave.
+#[derive(Clone, Debug, Serialize)]
+pub struct BackupReport {
+    /// The directory.
+    pub directory: PathBuf,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Seconds from beginning to end.
+    pub seconds: f64,
+}
+
+/// Backs one VM up.
+///
+/// # Errors
+/// Whatever went wrong; then nothing stands under the final name and nothing of ours is on the host. The exception says so:
+/// [`Family::LeftBehind`], with the data good or not as its text says.
+pub async fn backup(
+    connected: &Connected,
+    state: &StateDir,
+    vm: &VmInfo,
+    options: &BackupOptions,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<BackupReport> {
+    let began = std::time::Instant::now();
+    let run = RunId::new();
+    let route = options.transport.route()?;
+    let staging = Staging::plan(&options.target, run)?;
+    let hypervisor = connected.hypervisor.as_ref();
+    cleanup::reap(state, hypervisor, &connected.uri.to_string()).await?;
+    let config = cancel.or_stop(hypervisor.config(&vm.moref)).await?;
+    let (disks, skipped) = choose_disks(&config, &options.exclude)?;
+    refuse_preexisting(connected, &config).await?;
+
+    let mut journal = Journal::begin(state, run, &options.command, &connected.uri.to_string())?;
+    let mut work = Work { connected, config, options, progress, cancel, route, staging, skipped, run };
+    let result = work.run(&mut journal, &disks).await;
+    match result {
+        Ok(manifest) => {
+            journal.finish()?;
+            let seconds = began.elapsed().as_secs_f64();
+            Ok(BackupReport { directory: work.staging.target().to_owned(), manifest, seconds })
+        }
+        Err(error) if error.family() == Family::LeftBehind => Err(error),
+        Err(error) => {
+            let undone = cleanup::undo_all(Some(hypervisor), &mut journal, options.removals).await;
+            journal.finish()?;
+            match undone {
+                Ok(()) => Err(error),
+                // Both are told: the log has the one, the exit code is that of what is left.
+                Err(left) => {
+                    tracing::error!("{}", error.line());
+                    Err(left)
+                }
+            }
+        }
+    }
+}
+
+/// Which disks are copied. A disk that no snapshot can freeze is an error unless it was excluded by name.
+fn choose_disks(config: &VmConfig, exclude: &[String]) -> Result<(Vec<DiskAddress>, Vec<SkippedDisk>)> {
+    let name = &config.info.name;
+    if config.info.template {
+        return Err(Error::new(Family::Unsupported, format!("{name} is a template, of which no snapshot can be made"))
+            .hint("convert it to a VM, or back up a VM made from it"));
+    }
+    if let Some(unknown) = exclude.iter().find(|e| !config.disks.iter().any(|d| d.address.to_string() == **e)) {
+        let known: Vec<_> = config.disks.iter().map(|disk| disk.address.to_string()).collect();
+        return Err(Error::new(Family::Usage, format!("{name} has no disk {unknown} to exclude"))
+            .hint(format!("it has {}", known.join(", "))));
+    }
+    let (mut wanted, mut skipped) = (Vec::new(), Vec::new());
+    for disk in &config.disks {
+        let address = disk.address.to_string();
+        if exclude.contains(&address) {
+            skipped.push(SkippedDisk { address, reason: "excluded on request".into() });
+            continue;
+        }
+        let obstacle = match disk {
+            Disk { raw_device: true, .. } => "a physical device passed through",
+            Disk { independent: true, .. } => "independent of snapshots",
+            _ => {
+                wanted.push(disk.address);
+                continue;
+            }
+        };
+        return Err(Error::new(Family::Unsupported, format!("{address} of {name} is {obstacle}: it cannot be frozen"))
+            .hint(format!("use --exclude-disk {address} to back up the rest")));
+    }
+    if wanted.is_empty() {
+        return Err(Error::new(Family::Unsupported, format!("{name} has no disk to back up")));
+    }
+    Ok((wanted, skipped))
+}
+
+/// VCB's PREEXISTING_VCB_SNAPSHOT=fail: another backup is at work, or left something that nobody here knows of.
+async fn refuse_preexisting(connected: &Connected, config: &VmConfig) -> Result<()> {
+    let snapshots = connected.hypervisor.snapshots(&config.info.moref).await?;
+    match snapshots.iter().find(|snapshot| super::SNAPSHOT_NAMES.contains(&snapshot.name.as_str())) {
+        None => Ok(()),
+        Some(found) => Err(Error::new(
+            Family::Exists,
+            format!("{} has a backup snapshot already ({} of {})", config.info.name, found.id, found.created),
+        )
+        .hint("another backup is at work, or one died elsewhere: `stillframe snapshot list` shows it, `stillframe cleanup` removes ours")),
+    }
+}
+
+struct Work<'a> {
+    connected: &'a Connected,
+    config: VmConfig,
+    options: &'a BackupOptions,
+    progress: &'a Progress,
+    cancel: &'a Cancel,
+    route: Route,
+    staging: Staging,
+    skipped: Vec<SkippedDisk>,
+    run: RunId,
+}
+
+/// One disk on its way.
+struct Copying {
+    entry: DiskEntry,
+    writer: Arc<ImageWriter>,
+}
+
+impl Work<'_> {
+    async fn run(&mut self, journal: &mut Journal, disks: &[DiskAddress]) -> Result<Manifest> {
+        let hypervisor = self.connected.hypervisor.as_ref();
+        let started = jiff::Timestamp::now().to_string();
+        let directory = journal.intend(Act::Directory { path: self.staging.path().to_owned() })?;
+        self.staging.create()?;
+        let mut warnings = Vec::new();
+        let files = self.cancel.or_stop(self.save_config_files(&mut warnings)).await?;
+        let name = self.config.info.name.clone();
+        self.progress.step(&format!("{name}: taking the snapshot"));
+        let snapshot = make(hypervisor, &self.config, self.options.quiesce, journal, self.cancel).await?;
+        let consistency = self.consistency(&snapshot);
+        if consistency == Consistency::CrashConsistent && self.options.quiesce != Quiesce::None {
+            if self.options.quiesce == Quiesce::Require {
+                return Err(Error::new(Family::Failed, format!("the host did not quiesce {name}"))
+                    .hint("look at VMware Tools in the guest, or use --quiesce try"));
+            }
+            warnings.push("the guest was not quiesced; the image is crash-consistent".to_owned());
+        }
+        let frozen = self.frozen(&snapshot, disks).await?;
+        let buffers = Buffers::default();
+        let copies = self.copy_all(&snapshot, &frozen, &buffers).await;
+        buffers.idle().await;
+        let mut copies = copies?;
+        self.progress.step(&format!("{name}: completing {}", self.staging.target().display()));
+        warnings.extend(copies.iter().filter_map(|copy| {
+            let why = copy.entry.read_all_because.as_ref()?;
+            why.contains("holds data").then(|| format!("{}: {why}", copy.entry.address))
+        }));
+
+        // The frozen disks are not needed any more: the snapshot goes while the files are being synced.
+        let info = &self.config.info;
+        let removal = remove_and_verify(hypervisor, &info.moref, &info.name, &snapshot.id, self.options.removals);
+        let completion = self.complete(&mut copies, files, consistency, &snapshot, started, warnings);
+        let (removed, completed) = tokio::join!(removal, completion);
+        if removed.is_ok() {
+            journal.settle(snapshot.act)?;
+        }
+        let manifest = completed?;
+        journal.settle(directory)?;
+        removed.map_err(|left| {
+            left.within(format!(
+                "the backup in {} is complete, but its snapshot is not gone",
+                self.staging.target().display()
+            ))
+        })?;
+        Ok(manifest)
+    }
+
+    fn consistency(&self, snapshot: &Made) -> Consistency {
+        match (self.config.info.power, snapshot.quiesced) {
+            (Some(Power::Off), _) => Consistency::PoweredOff,
+            (_, true) => Consistency::Quiesced,
+            (_, false) => Consistency::CrashConsistent,
+        }
+    }
+
+    /// The frozen form of every wanted disk.
+    async fn frozen(&self, snapshot: &Made, disks: &[DiskAddress]) -> Result<Vec<Disk>> {
+        let mut frozen = self.connected.hypervisor.frozen_disks(&snapshot.id).await?;
+        frozen.retain(|disk| disks.contains(&disk.address));
+        match disks.iter().find(|address| !frozen.iter().any(|disk| disk.address == **address)) {
+            None => Ok(frozen),
+            Some(missing) => {
+                Err(Error::new(Family::Failed, format!("the snapshot of {} lacks {missing}", self.config.info.name))
+                    .hint("the VM was changed meanwhile; run the backup again"))
+            }
+        }
+    }
+
+    /// Copies `.vmx`, NVRAM and the like into the directory.
+    async fn save_config_files(&self, warnings: &mut Vec<String>) -> Result<Vec<FileEntry>> {
+        let (link, place) = (self.connected.link(), &self.config.place);
+        let mut entries: Vec<FileEntry> = Vec::new();
+        for file in &self.config.files {
+            let name = file.path.rsplit(['/', ' ']).next().unwrap_or_default();
+            let name = file.path.rsplit_once('/').map_or(name, |(_, name)| name).to_owned();
+            let known = |entry: &FileEntry| entry.name.eq_ignore_ascii_case(&name);
+            if vmdk_rs::PlainName::new(&name).is_err() || entries.iter().any(known) {
+                warnings.push(format!("{} was left out: its name cannot be used", file.path));
+                continue;
+            }
+            match transport::download_small(&link, &place.datacenter, &file.path, MAX_CONFIG_FILE).await {
+                Ok(bytes) => {
+                    self.staging.write_file(&name, &bytes)?;
+                    let blake3 = blake3::hash(&bytes).to_hex().to_string();
+                    entries.push(FileEntry { name, source: file.path.clone(), size: bytes.len() as u64, blake3 });
+                }
+                Err(error) if file.required => return Err(error),
+                Err(error) => warnings.push(format!("{} was left out: {}", file.path, error.line())),
+            }
+        }
+        Ok(entries)
+    }
+
+    async fn copy_all(&self, snapshot: &Made, frozen: &[Disk], buffers: &Buffers) -> Result<Vec<Copying>> {
+        let copies = frozen.iter().map(|disk| self.copy_one(snapshot, disk, buffers));
+        stream::iter(copies).buffered(DISKS_AT_ONCE).try_collect().await
+    }
+
+    async fn copy_one(&self, snapshot: &Made, disk: &Disk, buffers: &Buffers) -> Result<Copying> {
+        let address = disk.address;
+        let label = format!("{} {address}", self.config.info.name);
+        let within = |error: Error| error.within(format!("cannot copy {address} of {}", self.config.info.name));
+        let link = self.connected.link();
+        let open = transport::open(&link, self.route, &self.config, &snapshot.id, disk);
+        let source: Arc<dyn transport::FrozenDisk> = self.cancel.or_stop(open).await.map_err(within)?.into();
+        let file = image_name(disk);
+        let options = CreateOptions {
+            subformat: self.options.subformat,
+            capacity: blockdev::ByteLen(disk.capacity),
+            adapter: if address.bus == Bus::Ide { AdapterType::Ide } else { AdapterType::LsiLogic },
+            hardware_version: self.config.hardware_version,
+            uuid: disk.uuid.as_deref().and_then(|uuid| uuid.parse().ok()),
+            tools_version: None,
+            content_id: None,
+        };
+        let writer = ImageWriter::create(self.staging.path(), &file, &options)
+            .failed(|| format!("cannot create {file}"))
+            .map_err(within)?;
+        let writer = Arc::new(writer);
+        let meter = self.progress.meter(&label, disk.capacity);
+        let copy = CopyOptions {
+            streams: self.options.streams,
+            retry: Retry::READS,
+            seed: format!("{}{address}", self.run).into_bytes(),
+        };
+        let copied = copy_disk(source, writer.clone(), buffers, &copy, &meter, self.cancel).await.map_err(within)?;
+        meter.finish();
+        let entry = DiskEntry {
+            address: address.to_string(),
+            files: vec![file.clone()],
+            file,
+            capacity: disk.capacity,
+            source: disk.root_file(),
+            uuid: disk.uuid.clone(),
+            change_id: disk.change_id.clone(),
+            digest: copied.digest,
+            bytes_read: copied.read,
+            bytes_stored: copied.stored,
+            route: self.route.to_string(),
+            read_all_because: copied.read_all_because,
+        };
+        Ok(Copying { entry, writer })
+    }
+
+    /// Finishes the images, writes manifest and catalog, and gives the directory its name.
+    async fn complete(
+        &self,
+        copies: &mut Vec<Copying>,
+        files: Vec<FileEntry>,
+        consistency: Consistency,
+        snapshot: &Made,
+        started: String,
+        warnings: Vec<String>,
+    ) -> Result<Manifest> {
+        let mut disks = Vec::new();
+        for copy in copies.drain(..) {
+            disks.push(finish_image(copy).await?);
+        }
+        let info = &self.config.info;
+        let manifest = Manifest {
+            format: Manifest::FORMAT,
+            stillframe: env!("CARGO_PKG_VERSION").into(),
+            run: self.run,
+            started,
+            finished: jiff::Timestamp::now().to_string(),
+            server: self.connected.hypervisor.describe(),
+            vm: VmEntry {
+                name: info.name.clone(),
+                uuid: info.uuid.clone(),
+                instance_uuid: info.instance_uuid.clone(),
+                moref: info.moref.0.clone(),
+                power: info.power,
+                firmware: self.config.firmware.clone(),
+                hardware_version: self.config.hardware_version,
+                config_path: self.config.config_path.clone(),
+                place: self.config.place.clone(),
+            },
+            quiesce: self.options.quiesce,
+            consistency,
+            snapshot_ms: snapshot.took_ms,
+            disks,
+            skipped: self.skipped.clone(),
+            files,
+            warnings,
+        };
+        if let Some(raw) = &self.config.raw {
+            self.staging.write_file("config.xml", raw.as_bytes())?;
+        }
+        let json = serde_json::to_vec_pretty(&manifest).failed(|| "cannot write the manifest".into())?;
+        self.staging.write_file(MANIFEST_NAME, &json)?;
+        self.staging.write_file(CATALOG_NAME, catalog(&manifest).to_string().as_bytes())?;
+        self.staging.commit()?;
+        Ok(manifest)
+    }
+}
+
+/// Writes tables and descriptor and syncs the files.
+async fn finish_image(copy: Copying) -> Result<DiskEntry> {
+    let Copying { mut entry, writer } = copy;
+    let writer =
+        Arc::into_inner(writer).ok_or_else(|| Error::new(Family::Failed, "an image is still being written"))?;
+    let files =
+        tokio::task::spawn_blocking(move || writer.finish()).await.failed(|| "an image was not finished".into())?;
+    let files = files.failed(|| format!("cannot finish {}", entry.file))?;
+    entry.files = files.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect();
+    Ok(entry)
+}
+
+/// VCB's name of a disk's image: `scsi0-1-0-data.vmdk` for `data.vmdk` at scsi0:1. The base is the disk's own file, not that of a delta.
+fn image_name(disk: &Disk) -> String {
+    let root = disk.root_file();
+    let base = root.rsplit_once('/').map_or(root.as_str(), |(_, name)| name);
+    let base = base.strip_suffix(".vmdk").unwrap_or(base);
+    let DiskAddress { bus, controller, unit } = disk.address;
+    format!("{bus}{controller}-{unit}-0-{base}.vmdk")
+}
+
+fn catalog(manifest: &Manifest) -> Catalog {
+    let vm = &manifest.vm;
+    let folder = vm.config_path.rsplit_once('/').map_or(vm.config_path.as_str(), |(folder, _)| folder);
+    let mut catalog = Catalog::new();
+    catalog.push_bare("version", "esx-3.0");
+    catalog.push_bare(
+        "state",
+        match vm.power {
+            Some(Power::On) => "poweredOn",
+            Some(Power::Suspended) => "suspended",
+            Some(Power::Off) | None => "poweredOff",
+        },
+    );
+    catalog.push("display_name", &vm.name);
+    catalog.push("uuid", vm.uuid.as_deref().unwrap_or_default());
+    catalog.push("timestamp", &manifest.started);
+    for disk in &manifest.disks {
+        catalog.push(&format!("disk.{}.filename", disk.address), &disk.file);
+        catalog.push(&format!("disk.{}.diskname", disk.address), &disk.source);
+    }
+    catalog.push("config.vmx", &vm.config_path);
+    catalog.push("config.suspenddir", &format!("{folder}/"));
+    catalog.push("config.logdir", &format!("{folder}/"));
+    catalog.push("host", &vm.place.host);
+    catalog.push("folderpath", &vm.place.folder);
+    catalog.push("resourcepool", &vm.place.resource_pool);
+    catalog
+}

@@ -1,0 +1,24 @@
+//! What must be undone, what is retried, how far are we, was it cancelled?
+//!
+//! The journal comes before the act: whatever will need undoing is on disk before it exists, so that a killed run is undone by
+//! the next one or by `stillframe cleanup`.
+
+mod backup;
+mod cancel;
+mod cleanup;
+mod journal;
+mod progress;
+mod retry;
+mod run;
+mod snapshot;
+
+pub use backup::{BackupOptions, BackupReport, backup};
+pub use cancel::Cancel;
+pub use cleanup::{CleanupReport, Leftover, dead_runs, find_unjournaled, reap, undo_run};
+pub use journal::{Act, Begin, Journal, OpenAct, Record, Recorded};
+pub use progress::{Meter, Progress, ProgressMode};
+pub use retry::{Retry, with_retries};
+pub use run::{RunId, SNAPSHOT_NAME, SNAPSHOT_NAMES, run_of};
+pub use snapshot::{Quiesce, remove_and_verify};
+
+pub(crate) use cleanup::undo_all;

@@ -1,0 +1,40 @@
+//! stillframe: an agentless backup proxy for virtual machines.
+//!
+//! The rooms and what each of them must not do:
+//!
+//! | room | question | must not |
+//! |---|---|---|
+//! | [`cli`] | what was typed, what is printed, which exit code | do work |
+//! | [`config`] | which settings hold | open connections |
+//! | [`hypervisor`] | which VMs exist; snapshot, rebuild | move disk bytes |
+//! | [`transport`] | how do I read this frozen disk | know what the bytes are for |
+//! | [`job`] | what is undone, retried, cancelled | know one hypervisor |
+//! | [`export`] | image → files with a catalog | talk to a hypervisor |
+//! | [`restore`] | catalog and images → a VM | read guests |
+
+pub mod cli;
+pub mod config;
+pub mod demo;
+mod error;
+pub mod export;
+pub mod hypervisor;
+pub mod job;
+pub mod restore;
+pub mod transport;
+
+/// Makes the one crypto provider of this program the process's. False if one was there already.
+pub fn install_crypto() -> bool {
+    rustls::crypto::aws_lc_rs::default_provider().install_default().is_ok()
+}
+
+pub use error::{Context, Error, Family, Result};
+
+/// What the image library says, in the product's families.
+pub(crate) fn image_error(error: vmdk_rs::VmdkError, what: String) -> Error {
+    let family = match error.family() {
+        vmdk_rs::ErrorFamily::Unsupported => Family::Unsupported,
+        vmdk_rs::ErrorFamily::Corrupt => Family::Corrupt,
+        _ => Family::Failed,
+    };
+    Error::new(family, what).caused_by(error)
+}

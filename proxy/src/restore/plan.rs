@@ -1,0 +1,218 @@
+//! What a restore will do, decided before it does anything.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use blockdev::ReadAt;
+
+use super::source::Backup;
+use super::vmx;
+use crate::error::{Error, Family, Result};
+use crate::hypervisor::{Connected, RebuildTarget, RebuildWish, Spec};
+
+/// How a restore is wished for. What is not said comes from the catalog.
+#[derive(Clone, Debug)]
+pub struct RestoreOptions {
+    /// The backup directory.
+    pub source: PathBuf,
+    /// A catalog to use instead of the one in the directory.
+    pub catalog: Option<PathBuf>,
+    /// Another name: the VM is restored beside the original, as a new machine.
+    pub name: Option<String>,
+    /// Another datastore.
+    pub datastore: Option<String>,
+    /// Another folder, as an inventory path.
+    pub folder: Option<String>,
+    /// Another resource pool, as an inventory path.
+    pub resource_pool: Option<String>,
+    /// Read everything back from the datastore and compare it before the VM is registered.
+    pub read_back: bool,
+}
+
+/// One disk on its way back.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedDisk {
+    /// Where it is plugged in.
+    pub address: String,
+    /// The image in the backup directory.
+    pub from: String,
+    /// The descriptor's name in the VM's folder.
+    pub to: String,
+    /// Capacity in bytes.
+    pub capacity: u64,
+}
+
+/// A restore as it will be done.
+#[derive(Clone, Debug, Serialize)]
+pub struct RestorePlan {
+    /// The VM's display name.
+    pub name: String,
+    /// Whether it becomes a new machine beside the original.
+    pub new_identity: bool,
+    /// Inventory path of the datacenter.
+    pub datacenter: String,
+    /// The folder that is made for its files, `[datastore] name`.
+    pub folder: String,
+    /// The configuration file in it.
+    pub config_file: String,
+    /// The NVRAM: its name in the backup, and in the folder.
+    pub nvram: Option<(String, String)>,
+    /// The disks.
+    pub disks: Vec<PlannedDisk>,
+    /// Whether everything is read back.
+    pub read_back: bool,
+    /// What a person should know before.
+    pub notes: Vec<String>,
+    #[serde(skip)]
+    pub(super) target: RebuildTarget,
+    #[serde(skip)]
+    pub(super) vmx: String,
+}
+
+/// `[datastore] folder/file` in its parts.
+fn split_path(path: &str) -> Option<(&str, &str)> {
+    let (datastore, rest) = path.strip_prefix('[')?.split_once(']')?;
+    Some((datastore, rest.trim().trim_start_matches('/')))
+}
+
+/// A file name made from a display name: what file systems and `.vmx` files take without quoting.
+fn file_stem(name: &str) -> String {
+    let plain = |c: char| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '_' };
+    let stem: String = name.chars().map(plain).collect();
+    stem.trim_matches(['.', ' ']).to_owned()
+}
+
+/// Decides everything about a restore and looks for what stands in its way. Changes nothing.
+///
+/// # Errors
+/// [`Family::Exists`] if such a VM is there; [`Family::Corrupt`] if the backup cannot be used.
+pub async fn plan(connected: &Connected, backup: &Backup, options: &RestoreOptions) -> Result<RestorePlan> {
+    let vmx_text = String::from_utf8_lossy(&backup.vmx()?).into_owned();
+    let original = vmx::value(&vmx_text, "displayname").unwrap_or_default().to_owned();
+    let name = options.name.clone().unwrap_or_else(|| original.clone());
+    let new_identity = name != original;
+    let stem = file_stem(&name);
+    if stem.is_empty() {
+        return Err(Error::new(Family::Usage, format!("\"{name}\" cannot be a VM's name")));
+    }
+    refuse_living(connected, backup, &name, new_identity).await?;
+
+    let config = backup.catalog.get("config.vmx").and_then(split_path);
+    let bytes = backup.disks.iter().map(|disk| disk.image.size().0).fold(0, u64::saturating_add);
+    let target = connected
+        .hypervisor
+        .target(&RebuildWish {
+            datastore: options.datastore.clone().or_else(|| config.map(|(ds, _)| ds.to_owned())),
+            folder: options.folder.clone().or_else(|| catalog_value(backup, "folderpath")),
+            resource_pool: options.resource_pool.clone().or_else(|| catalog_value(backup, "resourcepool")),
+            bytes,
+        })
+        .await?;
+    if let Some(free) = target.free.filter(|free| *free < bytes) {
+        let what = format!("datastore {} has {free} bytes free, and the disks need {bytes}", target.datastore);
+        return Err(Error::new(Family::Failed, what).hint("name another one with --datastore"));
+    }
+    let original_folder = config.and_then(|(_, path)| path.rsplit_once('/'));
+    let (folder, config_file) = match (new_identity, original_folder) {
+        (false, Some((folder, file))) => (folder.to_owned(), file.to_owned()),
+        _ => (stem.clone(), format!("{stem}.vmx")),
+    };
+    let disks = plan_disks(backup, &stem, new_identity)?;
+    let nvram = backup.nvram().map(|from| {
+        let to = if new_identity { format!("{stem}.nvram") } else { from.clone() };
+        (from, to)
+    });
+    let changes = vmx::Changes {
+        name: Some(name.clone()),
+        disks: disks.iter().map(|disk| (disk.address.clone(), disk.to.clone())).collect(),
+        nvram: nvram.as_ref().map(|(_, to)| to.clone()),
+        new_identity,
+    };
+    let (vmx, dropped) = vmx::rewrite(&vmx_text, &changes)?;
+    let mut notes: Vec<String> =
+        dropped.iter().map(|address| format!("{address} is not in the backup; the VM comes back without it")).collect();
+    if backup.manifest.is_none() {
+        notes.push("there is no manifest, so the images cannot be compared with what was backed up".into());
+    }
+    Ok(RestorePlan {
+        name,
+        new_identity,
+        datacenter: target.datacenter.clone(),
+        folder: format!("[{}] {folder}", target.datastore),
+        config_file,
+        nvram,
+        disks,
+        read_back: options.read_back,
+        notes,
+        target,
+        vmx,
+    })
+}
+
+fn catalog_value(backup: &Backup, key: &str) -> Option<String> {
+    backup.catalog.get(key).filter(|value| !value.is_empty()).map(str::to_owned)
+}
+
+fn plan_disks(backup: &Backup, stem: &str, rename: bool) -> Result<Vec<PlannedDisk>> {
+    let mut disks: Vec<PlannedDisk> = Vec::new();
+    for (index, disk) in backup.disks.iter().enumerate() {
+        let original = disk.disk_name.as_deref().and_then(split_path).and_then(|(_, path)| path.rsplit('/').next());
+        let to = match (rename, original, index) {
+            (false, Some(original), _) => original.to_owned(),
+            (_, _, 0) => format!("{stem}.vmdk"),
+            (_, _, n) => format!("{stem}_{n}.vmdk"),
+        };
+        if vmdk_rs::PlainName::new(&to).is_err() || !to.ends_with(".vmdk") {
+            return Err(Error::new(
+                Family::Corrupt,
+                format!("the catalog calls the file of {} \"{to}\"", disk.address),
+            ));
+        }
+        // Disks of one VM may come from two datastores under one name; here they share a folder.
+        let taken = disks.iter().any(|other| other.to.eq_ignore_ascii_case(&to));
+        let to = if taken { format!("{stem}_{index}.vmdk") } else { to };
+        disks.push(PlannedDisk {
+            address: disk.address.clone(),
+            from: disk.file.clone(),
+            to,
+            capacity: disk.image.size().0,
+        });
+    }
+    Ok(disks)
+}
+
+/// A VM of that name, or (if it keeps its identity) of that UUID, must not be there.
+async fn refuse_living(connected: &Connected, backup: &Backup, name: &str, new_identity: bool) -> Result<()> {
+    let mut specs = vec![Spec::Name(name.to_owned())];
+    if !new_identity && let Some(uuid) = backup.catalog.get("uuid").filter(|uuid| !uuid.is_empty()) {
+        specs.push(Spec::Uuid(uuid.to_owned()));
+    }
+    for spec in specs {
+        if let Some(vm) = connected.hypervisor.find(&spec).await?.first() {
+            let what = format!("{} has a VM {} ({}) already", connected.uri.place(), vm.name, vm.moref);
+            return Err(Error::new(Family::Exists, what)
+                .hint("restore beside it with --name NEW; nothing that exists is replaced"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn datastore_paths_are_read_with_and_without_the_blank_and_the_slash() {
+        for path in ["[ds 1] vm/vm.vmx", "[ds 1]vm/vm.vmx", "[ds 1] /vm/vm.vmx"] {
+            assert_eq!(split_path(path), Some(("ds 1", "vm/vm.vmx")));
+        }
+        assert_eq!(split_path("vm/vm.vmx"), None);
+    }
+
+    #[test]
+    fn file_names_made_from_display_names_have_no_slashes_or_leading_dots() {
+        assert_eq!(file_stem("../a/b: ü 1"), "_a_b_ ü 1");
+        assert_eq!(file_stem(".."), "");
+    }
+}

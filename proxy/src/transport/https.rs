@@ -1,0 +1,252 @@
+//! Datastore files over HTTPS: `/folder` with ranges (vsphere.md 3.8).
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use blockdev::{ByteOffset, ReadAt};
+use bytes::Bytes;
+use futures_util::Stream;
+use vmdk_rs::{Descriptor, ExtentType, FnGate, Image, PlainName};
+use vsphere::{Client, DatastoreFile, DatastorePath, Moref, RangeBody};
+
+use super::remote_file::RemoteFile;
+use super::{Allocation, ByteStream, FrozenDisk, Span};
+use crate::error::{Context, Error, Family, Result};
+use crate::hypervisor::{Disk, NativeDisk, SnapshotId, VmConfig, from_vsphere};
+
+/// A descriptor is text; a longer one is no descriptor.
+const MAX_DESCRIPTOR: u64 = 1 << 20;
+/// Reads through a chain of deltas go in pieces of this size.
+const CHAIN_READ: u64 = 1 << 20;
+
+fn path_of(text: &str) -> Result<DatastorePath> {
+    text.parse().map_err(|e: vsphere::DatastorePathError| Error::new(Family::Usage, e.to_string()))
+}
+
+/// Opens a frozen disk: a plain flat file is streamed as it lies, anything else goes through the image reader.
+pub(super) async fn open(
+    client: &Client,
+    vm: &VmConfig,
+    snapshot: &SnapshotId,
+    disk: &Disk,
+) -> Result<Box<dyn FrozenDisk>> {
+    let NativeDisk::VSphere(native) = &disk.native;
+    let datacenter = &vm.place.datacenter;
+    let what = || format!("cannot open {}", disk.file);
+    let text = client
+        .datastore_file(datacenter, &native.file)
+        .read_all(MAX_DESCRIPTOR)
+        .await
+        .map_err(|e| from_vsphere(e).within(what()))?;
+    let descriptor = Descriptor::parse(&text).map_err(|e| corrupt(e, disk))?;
+    let areas = Areas {
+        client: client.clone(),
+        vm: Moref::new("VirtualMachine", &vm.info.moref.0),
+        snapshot: Moref::new("VirtualMachineSnapshot", &snapshot.0),
+        disk: (**native).clone(),
+        tracked: vm.change_tracking && disk.change_id.is_some(),
+    };
+    if let Some(name) = flat_name(&descriptor, disk.capacity) {
+        let name = PlainName::new(&name).map_err(|e| corrupt(e, disk))?;
+        let file = client.datastore_file(datacenter, &native.file.beside(name.as_str()));
+        let size = file.size().await.map_err(|e| from_vsphere(e).within(what()))?;
+        if size < disk.capacity {
+            return Err(Error::new(
+                Family::Corrupt,
+                format!("{} has {size} bytes, and its disk {}", file.path(), disk.capacity),
+            ));
+        }
+        return Ok(Box::new(FlatDisk { file, capacity: disk.capacity, areas }));
+    }
+    let image = open_chain(client.clone(), datacenter.clone(), native.file.clone(), Arc::new(text.to_vec())).await;
+    let image = image.map_err(|e| e.within(what()))?;
+    if image.size().0 != disk.capacity {
+        return Err(Error::new(
+            Family::Corrupt,
+            format!("{} describes {} bytes, and its disk has {}", disk.file, image.size().0, disk.capacity),
+        ));
+    }
+    Ok(Box::new(ChainDisk { image: Arc::new(image), areas }))
+}
+
+fn corrupt(error: impl std::error::Error + Send + Sync + 'static, disk: &Disk) -> Error {
+    Error::new(Family::Corrupt, format!("the descriptor {} cannot be used", disk.file)).caused_by(error)
+}
+
+/// The file of a disk that is one flat extent from its beginning, and has no parent.
+fn flat_name(descriptor: &Descriptor, capacity: u64) -> Option<String> {
+    let [extent] = descriptor.extents.as_slice() else { return None };
+    let flat = matches!(extent.kind, ExtentType::Flat | ExtentType::Vmfs) && extent.offset.is_none_or(|at| at.0 == 0);
+    let whole = extent.sectors.to_bytes().is_some_and(|bytes| bytes.0 == capacity);
+    if flat && whole && descriptor.parent_content_id.is_none() { extent.file.clone() } else { None }
+}
+
+async fn open_chain(
+    client: Client,
+    datacenter: String,
+    path: DatastorePath,
+    descriptor: Arc<Vec<u8>>,
+) -> Result<Image> {
+    let runtime = tokio::runtime::Handle::current();
+    // The image reader is synchronous; its reads block a thread of the blocking pool.
+    let work = move || {
+        let name = path.path.rsplit('/').next().unwrap_or_default().to_owned();
+        let gate = FnGate::new(|name: &PlainName| {
+            let file = client.datastore_file(&datacenter, &path.beside(name.as_str()));
+            let remote = RemoteFile::open(file, runtime.clone())?;
+            Ok(Arc::new(remote) as Arc<dyn ReadAt>)
+        });
+        let head = Arc::new(blockdev::MemDisk::new(descriptor.to_vec()));
+        Image::open(head, &name, &gate)
+    };
+    let image = tokio::task::spawn_blocking(work).await.failed(|| "the image reader was stopped".into())?;
+    image.map_err(|error| crate::image_error(error, "the disk's files cannot be read".into()))
+}
+
+/// Asks the host which areas of a frozen disk are in use.
+struct Areas {
+    client: Client,
+    vm: Moref,
+    snapshot: Moref,
+    disk: vsphere::DiskConfig,
+    tracked: bool,
+}
+
+impl Areas {
+    async fn allocation(&self) -> Allocation {
+        if !self.tracked {
+            return Allocation::Unknown("the host does not track this disk's blocks".into());
+        }
+        match self.client.allocated_areas(&self.vm, &self.snapshot, &self.disk).await {
+            Ok(areas) => Allocation::Known(areas.into_iter().map(|(start, len)| start..start + len).collect()),
+            Err(error) => Allocation::Unknown(format!("the host does not say which blocks are in use ({error})")),
+        }
+    }
+}
+
+struct FlatDisk {
+    file: DatastoreFile,
+    capacity: u64,
+    areas: Areas,
+}
+
+#[async_trait]
+impl FrozenDisk for FlatDisk {
+    fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    async fn allocation(&self) -> Allocation {
+        self.areas.allocation().await
+    }
+
+    async fn open(&self, span: Span) -> Result<Box<dyn ByteStream>> {
+        let body = self.file.get_range(span.start, span.end - span.start).await.map_err(from_vsphere)?;
+        Ok(Box::new(body))
+    }
+}
+
+#[async_trait]
+impl ByteStream for RangeBody {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        Self::next(self).await.map_err(from_vsphere)
+    }
+}
+
+struct ChainDisk {
+    image: Arc<Image>,
+    areas: Areas,
+}
+
+#[async_trait]
+impl FrozenDisk for ChainDisk {
+    fn capacity(&self) -> u64 {
+        self.image.size().0
+    }
+
+    async fn allocation(&self) -> Allocation {
+        self.areas.allocation().await
+    }
+
+    async fn open(&self, span: Span) -> Result<Box<dyn ByteStream>> {
+        Ok(Box::new(ChainStream { image: self.image.clone(), span }))
+    }
+}
+
+struct ChainStream {
+    image: Arc<Image>,
+    span: Span,
+}
+
+#[async_trait]
+impl ByteStream for ChainStream {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        let at = self.span.start;
+        let len = CHAIN_READ.min(self.span.end - at);
+        if len == 0 {
+            return Ok(None);
+        }
+        let image = self.image.clone();
+        let read = move || {
+            let mut buf = vec![0; len as usize]; // at most CHAIN_READ
+            image.read_exact_at(ByteOffset(at), &mut buf).map(|()| Bytes::from(buf))
+        };
+        let bytes = tokio::task::spawn_blocking(read).await.failed(|| "the image reader was stopped".into())?;
+        let bytes = bytes.map_err(|e| from_read(e, "cannot read the chain of deltas"))?;
+        self.span.start += len;
+        Ok(Some(bytes))
+    }
+}
+
+/// A read error in the product's families.
+pub(crate) fn from_read(error: blockdev::ReadError, what: &str) -> Error {
+    let family = match error {
+        blockdev::ReadError::Corrupt { .. } | blockdev::ReadError::OutOfRange { .. } => Family::Corrupt,
+        blockdev::ReadError::Unsupported { .. } => Family::Unsupported,
+        _ => Family::Failed,
+    };
+    Error::new(family, what).caused_by(error)
+}
+
+/// A small datastore file, whole.
+///
+/// # Errors
+/// Those of the server; more than `limit` bytes are an error.
+pub async fn download_small(link: &crate::hypervisor::Link, datacenter: &str, path: &str, limit: u64) -> Result<Bytes> {
+    let crate::hypervisor::Link::VSphere(client) = link;
+    let file = client.datastore_file(datacenter, &path_of(path)?);
+    file.read_all(limit).await.map_err(|e| from_vsphere(e).within(format!("cannot read {path}")))
+}
+
+/// A datastore file as a stream, with its size.
+///
+/// # Errors
+/// Those of the server.
+pub async fn download(
+    link: &crate::hypervisor::Link,
+    datacenter: &str,
+    path: &str,
+) -> Result<(u64, Box<dyn ByteStream>)> {
+    let crate::hypervisor::Link::VSphere(client) = link;
+    let file = client.datastore_file(datacenter, &path_of(path)?);
+    let what = || format!("cannot read {path}");
+    let size = file.size().await.map_err(|e| from_vsphere(e).within(what()))?;
+    let body = file.get_range(0, size).await.map_err(|e| from_vsphere(e).within(what()))?;
+    Ok((size, Box::new(body)))
+}
+
+/// Stores `len` bytes as a datastore file.
+///
+/// # Errors
+/// Those of the server, or of `body`.
+pub async fn upload(
+    link: &crate::hypervisor::Link,
+    datacenter: &str,
+    path: &str,
+    len: u64,
+    body: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+) -> Result<()> {
+    let crate::hypervisor::Link::VSphere(client) = link;
+    let file = client.datastore_file(datacenter, &path_of(path)?);
+    file.put(len, body).await.map_err(|e| from_vsphere(e).within(format!("cannot store {path}")))
+}

@@ -1,0 +1,140 @@
+//! How do I get the bytes of this frozen disk? Each route hands out a [`FrozenDisk`]; none knows what the bytes are for.
+
+mod https;
+mod remote_file;
+
+use std::fmt;
+use std::str::FromStr;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub(crate) use self::https::from_read;
+pub use self::https::{download, download_small, upload};
+use crate::error::{Error, Family, Result};
+use crate::hypervisor::{Disk, Link, SnapshotId, VmConfig};
+
+/// A route as users name it: the VCB modes and ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// The best route there is.
+    Auto,
+    /// LUNs read by the proxy itself.
+    San,
+    /// VCB's LAN mode, in clear where the host offers it.
+    Nbd,
+    /// VCB's LAN mode, encrypted.
+    NbdSsl,
+    /// Datastore files over HTTPS.
+    Https,
+    /// Disks attached to the proxy VM.
+    HotAdd,
+    /// The service console, or datastores that the proxy has mounted.
+    Cos,
+}
+
+const NAMES: [(&str, Transport); 7] = [
+    ("auto", Transport::Auto),
+    ("san", Transport::San),
+    ("nbd", Transport::Nbd),
+    ("nbdssl", Transport::NbdSsl),
+    ("https", Transport::Https),
+    ("hotadd", Transport::HotAdd),
+    ("cos", Transport::Cos),
+];
+
+impl FromStr for Transport {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        NAMES.iter().find(|(name, _)| *name == text).map(|(_, transport)| *transport).ok_or_else(|| {
+            Error::new(Family::Usage, format!("\"{text}\" is no transport"))
+                .hint("auto, https, nbd, nbdssl, san, hotadd and cos are known")
+        })
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(NAMES.iter().find(|(_, transport)| transport == self).map_or("auto", |(name, _)| name))
+    }
+}
+
+/// A route that exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Datastore files over HTTPS.
+    Https,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Https => f.write_str("https"),
+        }
+    }
+}
+
+impl Transport {
+    /// The route that serves this wish.
+    ///
+    /// # Errors
+    /// [`Family::Unsupported`] if there is none yet.
+    pub fn route(self) -> Result<Route> {
+        match self {
+            Self::Auto | Self::Https | Self::Nbd | Self::NbdSsl => Ok(Route::Https),
+            Self::San | Self::HotAdd | Self::Cos => {
+                Err(Error::new(Family::Unsupported, format!("the transport {self} is not there yet"))
+                    .hint("use https, or nbdssl, which take the LAN"))
+            }
+        }
+    }
+}
+
+/// A run of bytes, `start` to `end`.
+pub type Span = std::ops::Range<u64>;
+
+/// What is known of a disk before it is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Allocation {
+    /// Only these spans can hold data: sorted, apart, inside the disk.
+    Known(Vec<Span>),
+    /// Everything has to be read, for this reason.
+    Unknown(String),
+}
+
+/// Bytes that arrive in order.
+#[async_trait]
+pub trait ByteStream: Send {
+    /// The next bytes, never empty; `None` when exactly what was asked for has come.
+    async fn next(&mut self) -> Result<Option<Bytes>>;
+}
+
+/// A disk as it was at the freeze.
+#[async_trait]
+pub trait FrozenDisk: Send + Sync {
+    /// Capacity in bytes.
+    fn capacity(&self) -> u64;
+
+    /// Which spans need to be read.
+    async fn allocation(&self) -> Allocation;
+
+    /// The bytes of `span`, which lies inside the disk.
+    async fn open(&self, span: Span) -> Result<Box<dyn ByteStream>>;
+}
+
+/// Opens a frozen disk of `snapshot` over `route`.
+///
+/// # Errors
+/// Those of the route; [`Family::Corrupt`] if the disk's descriptor makes no sense.
+pub async fn open(
+    link: &Link,
+    route: Route,
+    vm: &VmConfig,
+    snapshot: &SnapshotId,
+    disk: &Disk,
+) -> Result<Box<dyn FrozenDisk>> {
+    match (link, route) {
+        (Link::VSphere(client), Route::Https) => https::open(client, vm, snapshot, disk).await,
+    }
+}
