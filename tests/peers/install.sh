@@ -1,0 +1,70 @@
+#!/bin/bash
+# Installs the real peers that the tests meet, below target/peers. Debian 12 on amd64, as root, no systemd.
+#
+#   tests/peers/install.sh
+#
+# What is there already is kept, so a second run takes a moment. Nothing is started.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+top=$(cd "$here/../.." && pwd)
+target=${CARGO_TARGET_DIR:-$top/target}
+mkdir -p "$target/peers"
+target=$(cd "$target" && pwd)
+peers=$target/peers
+# shellcheck source=tests/peers/apt.sh
+. "$here/apt.sh"
+
+# Slots of 4 KiB in the log that a simulated guest writes inside the boot fixture: 4 MiB, ten seconds of writing.
+guest_log_slots=1024
+
+# Programs that judge our images and make fixtures, one line per need.
+judges=(
+    ntfs-3g dosfstools mtools e2fsprogs # file systems: ntfsinfo, ntfscat, fsck.fat, mdir, e2fsck, debugfs
+    fdisk                               # partition tables: sfdisk
+)
+# What the boot fixture is put together with.
+fixture=(cpio busybox-static syslinux syslinux-common)
+# The foreign client's and the foreign server's tools.
+vsphere=(python3-venv golang-go golang-github-vmware-govmomi-dev)
+# qemu-img judges every VMDK; the machine boots what was restored.
+qemu=(qemu-utils qemu-system-x86 seabios)
+
+packages() {
+    apt_stable "${judges[@]}" "${fixture[@]}" "${vsphere[@]}"
+    apt_backports "${qemu[@]}"
+}
+
+govmomi() {
+    "$here/govmomi/build.sh" "$peers/govmomi-sim"
+}
+
+pyvmomi() {
+    local venv=$peers/pyvmomi-venv needs=$here/pyvmomi/requirements.txt
+    if cmp -s "$needs" "$venv/requirements.txt" && "$venv/bin/python" -c 'import pyVmomi' 2>/dev/null; then
+        return 0
+    fi
+    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+        rm -rf "$venv"
+        /usr/bin/python3 -m venv "$venv"
+    fi
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$needs"
+    cp "$needs" "$venv/requirements.txt"
+}
+
+linux() {
+    local log=$peers/guest.log
+    (cd "$top" && cargo run --quiet --locked -p lab --example guestlog -- "$guest_log_slots") >"$log.new"
+    mv "$log.new" "$log"
+    "$here/linux/build.sh" "$peers/linux" --log-file "$log"
+}
+
+if [ "$(dpkg --print-architecture 2>/dev/null)" != amd64 ]; then
+    echo "The peers are Debian packages for amd64, and this is another machine: see tests/peers/README.md" >&2
+    exit 1
+fi
+export PATH=$PATH:/usr/sbin:/sbin
+for part in packages govmomi pyvmomi linux; do
+    echo "peers: $part"
+    $part
+done
