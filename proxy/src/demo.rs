@@ -144,6 +144,7 @@ impl Demo {
             transport: Transport::Auto,
             streams: 2,
             exclude: Vec::new(),
+            audit: false,
             removals: Retry::REMOVALS,
             command: "demo".into(),
         };

@@ -202,6 +202,9 @@ pub(super) struct BackupArgs {
     /// Leave this disk out, such as scsi0:1; may stand more than once
     #[arg(long, value_name = "ADDRESS")]
     pub(super) exclude_disk: Vec<String>,
+    /// Read every disk a second time and compare, which finds bytes that the host or the way to it got wrong
+    #[arg(long)]
+    pub(super) audit: bool,
     #[command(flatten)]
     pub(super) tuning: TuningArgs,
     /// Print the report as JSON

@@ -17,6 +17,7 @@ pub(super) async fn run(args: BackupArgs) -> Result<()> {
         transport: args.transport.parse()?,
         streams: usize::from(args.tuning.streams),
         exclude: args.exclude_disk.clone(),
+        audit: args.audit,
         removals: Retry {
             times: args.tuning.retries,
             wait: Duration::from_secs(args.tuning.backoff),

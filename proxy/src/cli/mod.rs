@@ -24,7 +24,7 @@ use crate::error::{Context, Error, Family, Result};
 #[must_use]
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let called = args.first().map(OsString::clone).unwrap_or_default();
+    let called = args.first().cloned().unwrap_or_default();
     if let Some(tool) = vcb::tool_of(&called) {
         return vcb::main(tool, &args[1..]);
     }

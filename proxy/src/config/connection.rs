@@ -135,7 +135,8 @@ fn split_authority(authority: &str) -> Result<(String, u16)> {
         Some(port) => port.parse().ok().filter(|p| *p != 0).ok_or_else(bad_port)?,
         None => DEFAULT_PORT,
     };
-    let plain = |c: char| c.is_ascii_alphanumeric() || ".-_:%".contains(c);
+    let more = if authority.starts_with('[') { ".-_:%" } else { ".-_" };
+    let plain = |c: char| c.is_ascii_alphanumeric() || more.contains(c);
     if host.is_empty() || !host.chars().all(plain) {
         return Err(usage(format!("\"{authority}\" names no host")));
     }

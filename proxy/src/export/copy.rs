@@ -13,7 +13,7 @@ use vmdk_rs::{ImageWriter, is_zero};
 use super::digest::{BLOCK, DigestBuilder, DiskDigest};
 use super::plan;
 use crate::error::{Context, Error, Family, Result};
-use crate::hypervisor::can_pass;
+use crate::hypervisor::worth_rereading;
 use crate::job::{Cancel, Meter, Retry};
 use crate::transport::{Allocation, FrozenDisk, Span};
 
@@ -90,13 +90,37 @@ pub struct Copied {
     pub read_all_because: Option<String>,
 }
 
+/// Where blocks go.
+pub trait BlockSink: Send + Sync {
+    /// Takes the bytes of one block that is not all zeros. Called from any thread, in any order.
+    ///
+    /// # Errors
+    /// Those of the storage.
+    fn write_block(&self, at: u64, bytes: &[u8]) -> Result<()>;
+}
+
+impl BlockSink for ImageWriter {
+    fn write_block(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        self.write_at(blockdev::ByteOffset(at), bytes).map_err(|e| cannot_write(e, at))
+    }
+}
+
+/// Nowhere: for reading a disk a second time, to compare digests.
+pub struct Discard;
+
+impl BlockSink for Discard {
+    fn write_block(&self, _: u64, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// Copies `source` into `target`.
 ///
 /// # Errors
 /// Those of the transport and of the target. What was written stays for the caller to remove.
 pub async fn copy_disk(
     source: Arc<dyn FrozenDisk>,
-    target: Arc<ImageWriter>,
+    target: Arc<dyn BlockSink>,
     buffers: &Buffers,
     options: &CopyOptions,
     meter: &Meter,
@@ -161,7 +185,7 @@ async fn reads_as_zeros(source: &dyn FrozenDisk, span: Span) -> Result<bool> {
         }
         Ok(zero)
     };
-    crate::job::with_retries(Retry::READS, &Cancel::never(), "sampling unused blocks", can_pass, attempt).await
+    crate::job::with_retries(Retry::READS, &Cancel::never(), "sampling unused blocks", worth_rereading, attempt).await
 }
 
 /// A span in segments, each of whole blocks.
@@ -173,7 +197,7 @@ fn cut(span: Span) -> impl Iterator<Item = Span> {
 /// One disk on its way, shared by its streams.
 struct Work {
     source: Arc<dyn FrozenDisk>,
-    target: Arc<ImageWriter>,
+    target: Arc<dyn BlockSink>,
     buffers: Buffers,
     retry: Retry,
     meter: Meter,
@@ -238,7 +262,7 @@ impl Work {
                 Ok(()) => break,
                 Err(error) => {
                     failures = if at > before { 1 } else { failures + 1 };
-                    if failures > self.retry.times || !can_pass(&error) {
+                    if failures > self.retry.times || !worth_rereading(&error) {
                         return Err(error);
                     }
                     let wait = self.retry.wait_before(failures - 1);
@@ -296,7 +320,7 @@ impl Work {
             let hashed = if is_zero(&block.bytes) {
                 None
             } else {
-                target.write_at(blockdev::ByteOffset(at), &block.bytes).map_err(|e| cannot_write(e, at))?;
+                target.write_block(at, &block.bytes)?;
                 Some((at / BLOCK, blake3::hash(&block.bytes)))
             };
             meter.add(len);

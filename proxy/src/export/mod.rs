@@ -10,7 +10,7 @@ mod plan;
 mod staging;
 
 pub use catalog::{Catalog, CatalogError};
-pub use copy::{Buffers, Copied, CopyOptions, copy_disk};
+pub use copy::{BlockSink, Buffers, Copied, CopyOptions, Discard, copy_disk};
 pub use digest::{BLOCK, DiskDigest, OrderedDigest, digest_of};
 pub use manifest::{Consistency, DiskEntry, FileEntry, MANIFEST_NAME, Manifest, SkippedDisk, VmEntry};
 pub use staging::Staging;

@@ -80,13 +80,14 @@ mod tests {
 
     #[test]
     fn a_disk_smaller_than_a_block_is_read_whole() {
-        assert_eq!(spans_to_read(&[], 512), [0..512]);
+        assert_eq!(spans_to_read(&[], 512).as_slice(), std::slice::from_ref(&(0..512)));
         assert!(spans_to_read(&[], 0).is_empty());
     }
 
     #[test]
     fn spans_beyond_the_disk_are_cut() {
-        assert_eq!(spans_to_read(&[0..u64::MAX / 2, 9 * MIB..10 * MIB], 2 * MIB), [0..2 * MIB]);
+        let spans = spans_to_read(&[0..u64::MAX / 2, 9 * MIB..10 * MIB], 2 * MIB);
+        assert_eq!(spans.as_slice(), std::slice::from_ref(&(0..2 * MIB)));
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub use self::model::{
 };
 pub use self::spec::Spec;
 pub use self::vsphere::VSphere;
-pub(crate) use self::vsphere::{can_pass, from_vsphere, is_fault};
+pub(crate) use self::vsphere::{from_vsphere, is_fault, worth_rereading};
 use crate::error::Result;
 
 /// A connection of the kind that a transport needs.

@@ -374,6 +374,12 @@ pub(crate) fn is_fault(error: &Error, kind: &str) -> bool {
     cause(error).and_then(vsphere::Error::fault_kind) == Some(kind)
 }
 
+/// Whether reading the same bytes again can help: also an answer that is not what was asked for, which proxies between us and
+/// the host send now and then.
+pub(crate) fn worth_rereading(error: &Error) -> bool {
+    can_pass(error) || matches!(cause(error), Some(vsphere::Error::Protocol { .. }))
+}
+
 /// Whether trying again can help: a broken connection, a busy host, a wait that ran out.
 pub(crate) fn can_pass(error: &Error) -> bool {
     cause(error).is_some_and(vsphere::Error::is_transient)

@@ -12,7 +12,7 @@ use super::{Act, Cancel, Journal, Progress, Retry, RunId, cleanup};
 use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
 use crate::export::{
-    Buffers, CATALOG_NAME, Catalog, Consistency, CopyOptions, DiskEntry, FileEntry, MANIFEST_NAME, Manifest,
+    Buffers, CATALOG_NAME, Catalog, Consistency, CopyOptions, Discard, DiskEntry, FileEntry, MANIFEST_NAME, Manifest,
     SkippedDisk, Staging, VmEntry, copy_disk,
 };
 use crate::hypervisor::{Bus, Connected, Disk, DiskAddress, Power, VmConfig, VmInfo};
@@ -38,6 +38,8 @@ pub struct BackupOptions {
     pub streams: usize,
     /// Disks to leave out, by address.
     pub exclude: Vec<String>,
+    /// Read every disk a second time and compare: finds bytes that the host or the way to it got wrong.
+    pub audit: bool,
     /// How often the removal of the snapshot is tried.
     pub removals: Retry,
     /// The command, for the journal.
@@ -76,6 +78,7 @@ pub async fn backup(
     cleanup::reap(state, hypervisor, &connected.uri.to_string()).await?;
     let config = cancel.or_stop(hypervisor.config(&vm.moref)).await?;
     let (disks, skipped) = choose_disks(&config, &options.exclude)?;
+    check_format(&config, &disks, options.subformat)?;
     refuse_preexisting(connected, &config).await?;
 
     let mut journal = Journal::begin(state, run, &options.command, &connected.uri.to_string())?;
@@ -278,15 +281,7 @@ impl Work<'_> {
         let open = transport::open(&link, self.route, &self.config, &snapshot.id, disk);
         let source: Arc<dyn transport::FrozenDisk> = self.cancel.or_stop(open).await.map_err(within)?.into();
         let file = image_name(disk);
-        let options = CreateOptions {
-            subformat: self.options.subformat,
-            capacity: blockdev::ByteLen(disk.capacity),
-            adapter: if address.bus == Bus::Ide { AdapterType::Ide } else { AdapterType::LsiLogic },
-            hardware_version: self.config.hardware_version,
-            uuid: disk.uuid.as_deref().and_then(|uuid| uuid.parse().ok()),
-            tools_version: None,
-            content_id: None,
-        };
+        let options = image_options(&self.config, self.options.subformat, disk);
         let writer = ImageWriter::create(self.staging.path(), &file, &options)
             .failed(|| format!("cannot create {file}"))
             .map_err(within)?;
@@ -297,8 +292,22 @@ impl Work<'_> {
             retry: Retry::READS,
             seed: format!("{}{address}", self.run).into_bytes(),
         };
-        let copied = copy_disk(source, writer.clone(), buffers, &copy, &meter, self.cancel).await.map_err(within)?;
+        let copied = copy_disk(source.clone(), writer.clone(), buffers, &copy, &meter, self.cancel).await;
+        let copied = copied.map_err(within)?;
         meter.finish();
+        if self.options.audit {
+            let meter = self.progress.meter(&format!("{label} (second reading)"), disk.capacity);
+            let again = copy_disk(source, Arc::new(Discard), buffers, &copy, &meter, self.cancel).await;
+            let again = again.map_err(within)?;
+            meter.finish();
+            if again.digest != copied.digest {
+                let what =
+                    format!("two readings of the frozen {address} differ: {} and {}", copied.digest, again.digest);
+                return Err(within(
+                    Error::new(Family::Corrupt, what).hint("the host or the way to it changes bytes; check both"),
+                ));
+            }
+        }
         let entry = DiskEntry {
             address: address.to_string(),
             files: vec![file.clone()],
@@ -378,6 +387,30 @@ async fn finish_image(copy: Copying) -> Result<DiskEntry> {
     let files = files.failed(|| format!("cannot finish {}", entry.file))?;
     entry.files = files.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect();
     Ok(entry)
+}
+
+fn image_options(config: &VmConfig, subformat: Subformat, disk: &Disk) -> CreateOptions {
+    CreateOptions {
+        subformat,
+        capacity: blockdev::ByteLen(disk.capacity),
+        adapter: if disk.address.bus == Bus::Scsi { AdapterType::LsiLogic } else { AdapterType::Ide },
+        hardware_version: config.hardware_version,
+        uuid: disk.uuid.as_deref().and_then(|uuid| uuid.parse().ok()),
+        tools_version: None,
+        content_id: None,
+    }
+}
+
+/// Whether every wanted disk fits the wanted form, asked before anything is done.
+fn check_format(config: &VmConfig, wanted: &[DiskAddress], subformat: Subformat) -> Result<()> {
+    for disk in config.disks.iter().filter(|disk| wanted.contains(&disk.address)) {
+        let checked = ImageWriter::check(&image_name(disk), &image_options(config, subformat, disk));
+        checked.map_err(|e| {
+            crate::image_error(e, format!("{} of {} cannot be written in this format", disk.address, config.info.name))
+                .hint("use --format monolithicFlat, or twoGbMaxExtentSparse up to 8 TiB")
+        })?;
+    }
+    Ok(())
 }
 
 /// VCB's name of a disk's image: `scsi0-1-0-data.vmdk` for `data.vmdk` at scsi0:1. The base is the disk's own file, not that of a delta.

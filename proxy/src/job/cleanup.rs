@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::journal::{Act, Journal, OpenAct, Recorded};
+use super::journal::{Act, Journal, MADE, OpenAct, Recorded};
 use super::retry::Retry;
 use super::snapshot::{made_by, remove_and_verify};
 use super::{RunId, run_of};
@@ -86,13 +86,34 @@ pub(super) async fn undo(hypervisor: Option<&dyn Hypervisor>, run: RunId, act: &
         Act::Snapshot { vm, vm_name, vm_uuid, at } => {
             undo_snapshot(hypervisor, run, vm, vm_name, vm_uuid.as_deref(), *at, retry).await
         }
-        Act::DatastoreDirectory { datacenter, path } => hypervisor.remove_folder(datacenter, path).await,
+        Act::DatastoreDirectory { datacenter, path } => {
+            let made = act.fact.as_deref() == Some(MADE);
+            if made || made_only_now(hypervisor, datacenter, path).await? {
+                hypervisor.remove_folder(datacenter, path).await?;
+            }
+            Ok(())
+        }
         Act::Registration { config_path, datacenter } => {
             match hypervisor.registered_at(datacenter, config_path).await? {
                 Some(vm) => hypervisor.unregister(&vm).await,
                 None => Ok(()),
             }
         }
+    }
+}
+
+/// For a folder that a run was about to make when it died. If it can be made now, it was not there, and this one is ours. If it is
+/// there, nobody knows whose it is: an empty folder left behind costs nothing, somebody's VM deleted costs everything.
+async fn made_only_now(hypervisor: &dyn Hypervisor, datacenter: &str, path: &str) -> Result<bool> {
+    match hypervisor.make_folder(datacenter, path).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.family() == Family::Exists => {
+            tracing::warn!(
+                "{path} may be an empty folder of a restore that died, or somebody else's: it was left alone"
+            );
+            Ok(false)
+        }
+        Err(error) => Err(error),
     }
 }
 

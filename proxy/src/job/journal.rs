@@ -17,6 +17,9 @@ use crate::hypervisor::VmId;
 /// A journal holds a few lines for each VM of a run; a longer file is not ours.
 const MAX_JOURNAL: u64 = 16 << 20;
 
+/// The fact about a folder that was not there before.
+pub const MADE: &str = "made";
+
 /// Something that has to be undone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "act", rename_all = "kebab-case")]

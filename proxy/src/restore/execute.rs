@@ -13,7 +13,7 @@ use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
 use crate::export::{BLOCK, DiskDigest, OrderedDigest};
 use crate::hypervisor::{Connected, VmId};
-use crate::job::{Act, Cancel, Journal, Meter, Progress, Retry, RunId, undo_all};
+use crate::job::{Act, Cancel, Journal, MADE, Meter, Progress, Retry, RunId, undo_all};
 use crate::transport::{self, from_read};
 
 /// Blocks read ahead of the network.
@@ -78,10 +78,16 @@ impl Work<'_> {
     async fn run(&self, journal: &mut Journal, backup: Backup) -> Result<VmId> {
         let (hypervisor, plan) = (self.connected.hypervisor.as_ref(), self.plan);
         let datacenter = plan.datacenter.clone();
-        // Not written down before it is known that the folder is new: undoing would remove somebody else's.
         self.cancel.check()?;
-        hypervisor.make_folder(&datacenter, &plan.folder).await?;
-        journal.intend(Act::DatastoreDirectory { datacenter: datacenter.clone(), path: plan.folder.clone() })?;
+        let act = Act::DatastoreDirectory { datacenter: datacenter.clone(), path: plan.folder.clone() };
+        let folder = journal.intend(act)?;
+        if let Err(error) = hypervisor.make_folder(&datacenter, &plan.folder).await {
+            if error.family() == Family::Exists {
+                journal.settle(folder)?; // somebody else's: nothing of it is ours to undo
+            }
+            return Err(error);
+        }
+        journal.learn(folder, MADE)?;
         let nvram = match &plan.nvram {
             Some((from, to)) => Some((to, backup.checked_file(from)?)),
             None => None,

@@ -38,8 +38,8 @@ fn split(line: &str) -> Option<(String, &str)> {
 
 /// The value of `key` in a `.vmx`.
 pub(super) fn value<'a>(vmx: &'a str, key: &str) -> Option<&'a str> {
-    let pairs = vmx.lines().filter_map(split);
-    pairs.filter(|(found, _)| found == key).map(|(_, value)| value).last()
+    let mut pairs = vmx.lines().rev().filter_map(split);
+    pairs.find(|(found, _)| found == key).map(|(_, value)| value)
 }
 
 /// Rewrites a `.vmx`. Disks that are present in it but not among the changes are taken out, and named in the answer.

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use vmdk_rs::VmdkError;
 use vsphere::DatastoreFile;
 
-use crate::hypervisor::can_pass;
+use crate::hypervisor::worth_rereading;
 use crate::job::{Cancel, Retry, with_retries};
 
 /// Bytes fetched at once.
@@ -48,7 +48,7 @@ impl RemoteFile {
         let len = BLOCK.min(self.size.0 - start);
         let what = format!("reading {}", self.file.path());
         let cancel = Cancel::never();
-        let fetch = with_retries(Retry::READS, &cancel, &what, can_pass, || self.fetch(start, len));
+        let fetch = with_retries(Retry::READS, &cancel, &what, worth_rereading, || self.fetch(start, len));
         let bytes = self.runtime.block_on(fetch)?;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= KEPT {

@@ -77,6 +77,15 @@ impl ImageWriter {
         }
     }
 
+    /// Whether [`create`](Self::create) could make such an image, as far as name and size tell. Makes nothing.
+    ///
+    /// # Errors
+    /// The name is no plain name that ends in `.vmdk`, or the capacity does not fit the form.
+    pub fn check(file_name: &str, options: &CreateOptions) -> Result<(), VmdkError> {
+        let (_, stem) = check_name(file_name)?;
+        Plan::new(Path::new(""), file_name, &stem, options).map(drop)
+    }
+
     /// The descriptor that [`finish`](Self::finish) will write.
     #[must_use]
     pub const fn descriptor(&self) -> &Descriptor {

@@ -90,6 +90,7 @@ impl Job {
                 transport: mode(options.value('m').unwrap_or("san"))?,
                 streams: 2,
                 exclude: Vec::new(),
+                audit: false,
                 removals: Retry::REMOVALS,
                 command: "vcbMounter".into(),
             },
