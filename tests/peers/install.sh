@@ -21,7 +21,8 @@ guest_log_slots=1024
 # Programs that judge our images and make fixtures, one line per need.
 judges=(
     ntfs-3g dosfstools mtools e2fsprogs # file systems: ntfsinfo, ntfscat, fsck.fat, mdir, e2fsck, debugfs
-    fdisk                               # partition tables: sfdisk
+    fdisk gdisk                         # partition tables: sfdisk, sgdisk
+    exfatprogs xfsprogs btrfs-progs     # volumes to be recognised
 )
 # What the boot fixture is put together with.
 fixture=(cpio busybox-static syslinux syslinux-common)

@@ -217,7 +217,7 @@ pub async fn reap(state: &StateDir, hypervisor: &dyn Hypervisor, uri: &str) -> R
     let (dead, _) = dead_runs(state)?;
     for recorded in dead.into_iter().filter(|recorded| recorded.begin.uri == uri) {
         let mut report = CleanupReport::default();
-        undo_run(recorded, Some(hypervisor), Retry::REMOVALS, &mut report).await?;
+        undo_run(recorded, Some(hypervisor), Retry::IN_PASSING, &mut report).await?;
         for leftover in report.undone {
             tracing::warn!("undone what the dead run {} had left: {}", leftover.run, leftover.what);
         }

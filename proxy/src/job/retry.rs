@@ -21,6 +21,9 @@ impl Retry {
     /// For removals, which must succeed in the end: about two minutes in all.
     pub const REMOVALS: Self = Self { times: 6, wait: Duration::from_secs(2), longest: Duration::from_secs(60) };
 
+    /// For the leftovers of dead runs that a new run meets: it has its own work to do.
+    pub const IN_PASSING: Self = Self { times: 1, wait: Duration::from_secs(1), longest: Duration::from_secs(1) };
+
     /// The wait before repetition `n`, counted from 0.
     #[must_use]
     pub fn wait_before(&self, n: u32) -> Duration {
