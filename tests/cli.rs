@@ -63,7 +63,9 @@ async fn only_a_snapshot_of_ours_is_removed_unless_it_is_said_twice() {
     // A journal elsewhere knows of it; cleanup here takes it only when it is told to look.
     stage.run(&["cleanup", "-y"]).await.succeeds();
     assert_eq!(stage.snapshots("linux-01").len(), 2);
-    stage.run(&["cleanup", "-y", "--unjournaled"]).await.succeeds();
+    stage.run(&["cleanup", "-y", "--unjournaled"]).await.fails(8, &["made elsewhere", "--force"]);
+    assert_eq!(stage.snapshots("linux-01").len(), 2);
+    stage.run(&["cleanup", "-y", "--unjournaled", "--force"]).await.succeeds();
     assert_eq!(stage.snapshots("linux-01").iter().map(|s| s.id.clone()).collect::<Vec<_>>(), [foreign]);
     assert!(stage.world().snapshot(&ours).is_none());
     stage.run(&["snapshot", "remove", "name:linux-01", &id, "--not-ours"]).await.succeeds();

@@ -331,3 +331,67 @@ async fn the_demonstration_proves_what_it_says() {
     let proofs: Vec<Value> = serde_json::from_str(&outcome.stdout).unwrap();
     assert!(proofs.len() >= 10 && proofs.iter().all(|proof| proof["proven"] == true), "{proofs:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_left_a_disk_out_is_restored_without_it() {
+    let stage = Stage::demo().await;
+    let args = ["--exclude-disk", "scsi0:1"];
+    stage.backup("name:Windows Server 01", "half", &args).await.succeeds();
+    assert_eq!(manifest(&stage.out("half"))["skipped"][0]["address"], "scsi0:1");
+    let directory = stage.out("half");
+    let directory = directory.to_string_lossy();
+    let outcome = stage.run(&["restore", &directory, "--name", "half", "--progress", "none"]).await.succeeds();
+    assert!(outcome.stdout.contains("scsi0:1 is not in the backup"), "{}", outcome.stdout);
+    assert_eq!(stage.vm("half").disks.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn disks_of_one_name_from_two_datastores_come_back_as_two_disks() {
+    let stage = Stage::demo().await;
+    stage.backup("name:Windows Server 01", "win", &[]).await.succeeds();
+    let id = stage.vm("Windows Server 01").id;
+    stage.world().power_off(&id).unwrap();
+    stage.world().destroy_vm(&id).unwrap();
+    // As if the second disk had lived on another datastore under the first one's name.
+    let catalog = stage.out("win").join("catalog");
+    let text = fs::read_to_string(&catalog).unwrap();
+    let line = |key: &str| text.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
+    let (first, second) = (line("disk.scsi0:0.diskname"), line("disk.scsi0:1.diskname"));
+    let name = first.split_once('/').unwrap().1;
+    let moved = format!("disk.scsi0:1.diskname= \"[datastore2] elsewhere/{name}");
+    let copy = stage.home.path().join("catalog");
+    fs::write(&copy, text.replace(&second, &moved)).unwrap();
+    let (directory, copy) = (stage.out("win"), copy.to_string_lossy().into_owned());
+    let args = ["restore", &directory.to_string_lossy(), "--catalog", &copy, "--progress", "none"];
+    let outcome = stage.run(&args).await.succeeds();
+    assert!(outcome.stdout.contains("was on datastore datastore2"), "{}", outcome.stdout);
+    let vm = stage.vm("Windows Server 01");
+    for ((_, image), disk) in images(&directory).into_iter().zip(&vm.disks) {
+        let restored = stage.world().running_disk(&vm.id, disk.key).unwrap();
+        assert!(same(&vmdk_rs::open_path(&image).unwrap(), restored.as_ref()), "{}", disk.label);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_somebody_removes_in_mid_copy_turns_the_backup_red() {
+    let stage = Stage::demo().await;
+    let id = stage.vm("Windows Server 01").id;
+    stage.lab.faults().arm(Fault { kind: FaultKind::Stall { seconds: 1 }, times: 30 });
+    let directory = stage.out("torn").to_string_lossy().into_owned();
+    let mut command = stage.command(&["backup", "name:Windows Server 01", "-o", &directory, "--progress", "none"]);
+    let child = command.spawn().unwrap();
+    let snapshot = loop {
+        if let Some(snapshot) = stage.world().vm(&id).unwrap().snapshots.first() {
+            break snapshot.id.clone();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    };
+    // The task that made it may not have ended yet.
+    while stage.world().remove_snapshot(&snapshot).is_err() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let output = child.wait_with_output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && !said.is_empty(), "a torn image passed as good");
+    assert!(stage.out_names().is_empty(), "{:?}", stage.out_names());
+}

@@ -237,11 +237,11 @@ impl Demo {
             left.extend(self.connected.hypervisor.snapshots(&vm.moref).await?.into_iter().map(|s| s.id.0));
         }
         self.prove("snapshots left on the host", format!("{}", left.len()), left.is_empty());
-        let (dead, alive) = crate::job::dead_runs(&self.state)?;
+        let crate::job::Runs { dead, alive, .. } = crate::job::runs(&self.state)?;
         self.prove(
             "runs that still have something to undo",
-            format!("{}", dead.len() + alive),
-            dead.is_empty() && alive == 0,
+            format!("{}", dead.len() + alive.len()),
+            dead.is_empty() && alive.is_empty(),
         );
         let before = self.committed();
         tokio::time::sleep(Duration::from_millis(300)).await;

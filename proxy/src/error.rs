@@ -87,6 +87,13 @@ impl Error {
         Self { family: self.family, what: what.into(), source: Some(Box::new(self)), hint: None }
     }
 
+    /// The same error, which also says what could not be undone.
+    #[must_use]
+    pub fn and_left(self, left: &Self) -> Self {
+        let what = format!("{}; besides, {}", self.line(), left.line());
+        Self { family: self.family, what, source: None, hint: None }
+    }
+
     fn find_hint(&self) -> Option<&str> {
         self.hint.as_deref().or_else(|| {
             let source = self.source.as_deref()?;

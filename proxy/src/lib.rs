@@ -12,6 +12,8 @@
 //! | [`export`] | image → files with a catalog | talk to a hypervisor |
 //! | [`restore`] | catalog and images → a VM | read guests |
 
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 pub mod cli;
 pub mod config;
 pub mod demo;
@@ -28,6 +30,17 @@ pub fn install_crypto() -> bool {
 }
 
 pub use error::{Context, Error, Family, Result};
+
+/// Prints a line on standard error. One that was closed (`2>&1 | head`, a lost terminal) must not end a run whose snapshot exists.
+pub(crate) fn tell(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Makes renames and removals in `folder` durable.
+pub(crate) fn sync_folder(folder: &std::path::Path) -> std::io::Result<()> {
+    std::fs::File::open(folder)?.sync_all()
+}
 
 /// What the image library says, in the product's families.
 pub(crate) fn image_error(error: vmdk_rs::VmdkError, what: String) -> Error {

@@ -325,6 +325,9 @@ pub(super) struct CleanupArgs {
     /// Also look for snapshots of ours that no journal here knows, on the named server
     #[arg(long, requires = "connect")]
     pub(super) unjournaled: bool,
+    /// With --unjournaled: also those that another machine made, though a backup there may be reading them
+    #[arg(long, requires = "unjournaled")]
+    pub(super) force: bool,
     #[command(flatten)]
     pub(super) connect: ConnectArgs,
     /// Print JSON

@@ -4,16 +4,18 @@ use super::args::{CleanupArgs, ConnectArgs};
 use super::output;
 use crate::config::{ConnectionUri, StateDir};
 use crate::error::{Error, Family, Result};
-use crate::hypervisor::{Connected, connect};
+use crate::hypervisor::{Connected, VmInfo, connect};
 use crate::job::{
-    Act, Cancel, CleanupReport, Leftover, Recorded, Retry, dead_runs, find_unjournaled, remove_and_verify, undo_run,
+    Act, Cancel, CleanupReport, Leftover, Recorded, Retry, RunId, Runs, find_unjournaled, made_here, remove_and_verify,
+    runs, undo_run,
 };
 
 pub(super) async fn run(args: CleanupArgs) -> Result<()> {
     let state = StateDir::from_environment()?;
     let cancel = Cancel::on_signals()?;
-    let (dead, alive) = dead_runs(&state)?;
-    let mut report = CleanupReport { alive, ..CleanupReport::default() };
+    let Runs { dead, alive, unreadable } = runs(&state)?;
+    let mut report = CleanupReport { alive: alive.len(), ..CleanupReport::default() };
+    report.unreadable.extend(unreadable.into_iter().map(|(path, error)| (path, error.line())));
     let mut by_server: BTreeMap<String, Vec<Recorded>> = BTreeMap::new();
     for recorded in dead {
         if args.yes || output::ask(&question(&recorded), "-y")? {
@@ -24,25 +26,25 @@ pub(super) async fn run(args: CleanupArgs) -> Result<()> {
         clean_server(&args.connect, &uri, runs, &cancel, &mut report).await?;
     }
     if args.unjournaled {
-        clean_unjournaled(&args, &cancel, &mut report).await?;
+        clean_unjournaled(&args, &alive, &cancel, &mut report).await?;
     }
     if args.json {
         output::json(&report)?;
     } else {
         show(&report);
     }
-    match report.left.first() {
+    verdict(&report)
+}
+
+/// Green only if nothing is left and every journal was understood.
+fn verdict(report: &CleanupReport) -> Result<()> {
+    if let Some((leftover, why)) = report.left.first() {
+        let what = format!("{} things are left, the first is the {}: {why}", report.left.len(), leftover.what);
+        return Err(Error::new(Family::LeftBehind, what).hint("mend the cause and run it again"));
+    }
+    match report.unreadable.first() {
         None => Ok(()),
-        Some((leftover, why)) => Err(Error::new(
-            Family::LeftBehind,
-            format!(
-                "{} of {} things are left: {} ({why})",
-                report.left.len(),
-                report.left.len() + report.undone.len(),
-                leftover.what
-            ),
-        )
-        .hint("mend the cause and run it again")),
+        Some((_, why)) => Err(Error::new(Family::Corrupt, why.clone())),
     }
 }
 
@@ -95,17 +97,34 @@ async fn open(flags: &ConnectArgs, uri: &str, cancel: &Cancel) -> Result<Connect
     cancel.or_stop(connect(&uri, &ConnectArgs::passwords(), None)).await
 }
 
-async fn clean_unjournaled(args: &CleanupArgs, cancel: &Cancel, report: &mut CleanupReport) -> Result<()> {
+/// Removes our snapshots that no journal here knows. Those of runs at work here are left alone, and those made on another machine
+/// unless that is forced: a backup may be reading them.
+async fn clean_unjournaled(
+    args: &CleanupArgs,
+    alive: &[RunId],
+    cancel: &Cancel,
+    report: &mut CleanupReport,
+) -> Result<()> {
     let connected = args.connect.open(cancel).await?;
+    let hypervisor = connected.hypervisor.as_ref();
     let uri = connected.uri.to_string();
-    let found = cancel.or_stop(find_unjournaled(connected.hypervisor.as_ref())).await?;
-    for (vm, name, id, run) in found {
-        let leftover = Leftover { run, uri: uri.clone(), what: format!("snapshot {id} of {name}") };
-        let question = format!("Remove {} (run {run})? A backup elsewhere may still use it.", leftover.what);
-        if !args.yes && !output::ask(&question, "-y")? {
+    let unknown = |vm: &VmInfo, error: Error| tracing::warn!("{} was not looked at: {}", vm.name, error.line());
+    let found = cancel.or_stop(find_unjournaled(hypervisor, unknown)).await?;
+    for (vm, snapshot, run) in found {
+        let leftover = Leftover { run, uri: uri.clone(), what: format!("snapshot {} of {}", snapshot.id, vm.name) };
+        if alive.contains(&run) {
+            tracing::warn!("{} belongs to a run at work and was left alone", leftover.what);
             continue;
         }
-        match remove_and_verify(connected.hypervisor.as_ref(), &vm, &name, &id, Retry::REMOVALS).await {
+        if !made_here(&snapshot.description) && !args.force {
+            let why = format!("made elsewhere ({}); clean up there, or add --force", snapshot.description);
+            report.left.push((leftover, why));
+            continue;
+        }
+        if !args.yes && !output::ask(&format!("Remove {} of {}?", leftover.what, snapshot.created), "-y")? {
+            continue;
+        }
+        match remove_and_verify(hypervisor, &vm.moref, &vm.name, &snapshot.id, true, Retry::REMOVALS).await {
             Ok(()) => report.undone.push(leftover),
             Err(error) => report.left.push((leftover, error.line())),
         }
@@ -121,10 +140,13 @@ fn show(report: &CleanupReport) {
     for (leftover, why) in &report.left {
         output::line(&format!("left:   {} (run {}): {why}", leftover.what, leftover.run));
     }
+    for (path, why) in &report.unreadable {
+        output::line(&format!("unread: {}: {why}", path.display()));
+    }
     if report.alive > 0 {
         output::line(&format!("{} live runs were left alone", report.alive));
     }
-    if report.undone.is_empty() && report.left.is_empty() {
+    if report.undone.is_empty() && report.left.is_empty() && report.unreadable.is_empty() {
         output::line("nothing to undo");
     }
 }

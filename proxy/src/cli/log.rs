@@ -31,6 +31,7 @@ pub(super) fn start(style: Style, more: u8) {
     let started = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(ours))
         .with_writer(std::io::stderr)
+        .log_internal_errors(false) // it would say so on a standard error that is gone, and panic
         .event_format(Lines { style })
         .try_init();
     drop(started); // somebody who uses the library may have set up their own

@@ -48,7 +48,7 @@ fn finish(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("Error: {}", error.line());
+            crate::tell(&format!("Error: {}", error.line()));
             ExitCode::from(error.family().exit_code())
         }
     }

@@ -4,13 +4,9 @@ use serde::Serialize;
 
 use crate::error::{Context, Error, Family, Result};
 
-/// Prints a line. A reader that has gone away (`| head`) ends the program quietly.
+/// Prints a line. A reader that has gone away (`| head`) hears no more, and changes nothing of what is done or of the exit code.
 pub(crate) fn line(text: &str) {
-    let mut out = std::io::stdout().lock();
-    if let Err(error) = writeln!(out, "{text}") {
-        let quiet = error.kind() == std::io::ErrorKind::BrokenPipe;
-        std::process::exit(if quiet { 0 } else { i32::from(Family::Failed.exit_code()) });
-    }
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
 /// Prints a value as JSON.
@@ -43,7 +39,7 @@ pub(crate) fn ask(question: &str, flag: &str) -> Result<bool> {
         return Err(Error::new(Family::Usage, format!("\"{question}\" cannot be asked: there is no terminal"))
             .hint(format!("use {flag}")));
     }
-    eprint!("{question} [y/N] ");
+    let _ = write!(std::io::stderr(), "{question} [y/N] ");
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).failed(|| "cannot read the answer".into())?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

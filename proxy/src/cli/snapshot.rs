@@ -76,7 +76,8 @@ async fn remove(connected: &Connected, spec: &Spec, id: &str, not_ours: bool) ->
         return Err(Error::new(Family::Exists, format!("{id} of {} (\"{}\") is not ours", vm.name, snapshot.name))
             .hint("if it shall go all the same, add --not-ours"));
     }
-    remove_and_verify(connected.hypervisor.as_ref(), &vm.moref, &vm.name, &snapshot.id, Retry::REMOVALS).await?;
+    let hypervisor = connected.hypervisor.as_ref();
+    remove_and_verify(hypervisor, &vm.moref, &vm.name, &snapshot.id, true, Retry::REMOVALS).await?;
     output::line(&format!("{}: snapshot {id} removed", vm.name));
     Ok(())
 }

@@ -21,6 +21,8 @@ use crate::transport::{Allocation, FrozenDisk, Span};
 const SEGMENT: u64 = 32 << 20;
 /// Blocks in memory over all disks: 32 MiB, a quarter of what the whole process may use.
 const BLOCKS_IN_FLIGHT: usize = 32;
+/// Where in memory a block begins: the image writer hands such blocks to the disk as they are.
+const ALIGNMENT: usize = 4096;
 
 /// The memory that all disks of a run share.
 #[derive(Clone)]
@@ -38,9 +40,9 @@ impl Default for Buffers {
 impl Buffers {
     async fn take(&self) -> Result<Buffer> {
         let permit = self.permits.clone().acquire_owned().await.failed(|| "the copy was stopped".into())?;
-        let mut bytes = self.lock().pop().unwrap_or_else(|| Vec::with_capacity(BLOCK as usize));
-        bytes.clear();
-        Ok(Buffer { bytes, home: self.clone(), _permit: permit })
+        let memory = self.lock().pop().unwrap_or_else(|| vec![0; BLOCK as usize + ALIGNMENT]);
+        let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        Ok(Buffer { memory, start, len: 0, home: self.clone(), _permit: permit })
     }
 
     /// Waits until no block is being written any more.
@@ -54,15 +56,31 @@ impl Buffers {
     }
 }
 
+/// Room for one block.
 struct Buffer {
-    bytes: Vec<u8>,
+    memory: Vec<u8>,
+    start: usize,
+    len: usize,
     home: Buffers,
     _permit: OwnedSemaphorePermit,
 }
 
+impl Buffer {
+    fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..self.start + self.len]
+    }
+
+    /// Adds bytes. A block has room for them.
+    fn push(&mut self, bytes: &[u8]) {
+        let end = self.start + self.len;
+        self.memory[end..end + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+}
+
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.home.lock().push(std::mem::take(&mut self.bytes));
+        self.home.lock().push(std::mem::take(&mut self.memory));
     }
 }
 
@@ -292,13 +310,13 @@ impl Work {
                     Some(block) => block,
                     None => self.buffers.take().await?,
                 };
-                let want = BLOCK.min(end - *at) as usize - block.bytes.len();
+                let want = BLOCK.min(end - *at) as usize - block.len;
                 let (now, later) = bytes.split_at(want.min(bytes.len()));
-                block.bytes.extend_from_slice(now);
+                block.push(now);
                 bytes = later;
                 if now.len() == want {
                     let start = *at;
-                    *at += block.bytes.len() as u64;
+                    *at += block.len as u64;
                     blocks.push_back(self.hand_over(start, block));
                 } else {
                     partial = Some(block);
@@ -316,14 +334,14 @@ impl Work {
         let target = self.target.clone();
         let meter = self.meter.clone();
         tokio::task::spawn_blocking(move || {
-            let len = block.bytes.len() as u64;
-            let hashed = if is_zero(&block.bytes) {
+            let bytes = block.bytes();
+            let hashed = if is_zero(bytes) {
                 None
             } else {
-                target.write_block(at, &block.bytes)?;
-                Some((at / BLOCK, blake3::hash(&block.bytes)))
+                target.write_block(at, bytes)?;
+                Some((at / BLOCK, blake3::hash(bytes)))
             };
-            meter.add(len);
+            meter.add(bytes.len() as u64);
             Ok(hashed)
         })
     }

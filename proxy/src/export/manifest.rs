@@ -156,6 +156,9 @@ impl Manifest {
         }
         let not_json = |e| corrupt(format!("{MANIFEST_NAME} cannot be understood")).caused_by(e);
         let head: Head = serde_json::from_slice(bytes).map_err(not_json)?;
+        if head.format == 0 {
+            return Err(corrupt(format!("{MANIFEST_NAME} has no layout 0")));
+        }
         if head.format > FORMAT {
             let what = format!("{MANIFEST_NAME} has layout {}, and this version knows up to {FORMAT}", head.format);
             return Err(

@@ -9,6 +9,7 @@ use rustix::fs::{CWD, RenameFlags};
 
 use crate::error::{Context, Error, Family, Result};
 use crate::job::RunId;
+use crate::sync_folder;
 
 /// A directory on its way to its final name.
 #[derive(Debug)]
@@ -26,9 +27,9 @@ impl Staging {
         let usage = |what: String| Error::new(Family::Usage, what);
         let leaf = target
             .file_name()
+            .and_then(|leaf| leaf.to_str())
             .ok_or_else(|| usage(format!("{} is no name for a directory", target.display())))?
-            .to_string_lossy()
-            .into_owned();
+            .to_owned();
         let parent = match target.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -43,8 +44,14 @@ impl Staging {
             return Err(Error::new(Family::Exists, format!("{} exists", target.display()))
                 .hint("remove it or name another directory; nothing is ever overwritten"));
         }
-        let partial = parent.join(format!(".{leaf}.{run}.partial"));
+        let partial = parent.join(Self::partial_name(run));
         Ok(Self { target, partial })
+    }
+
+    /// What a run calls its directory while it is incomplete. Undoing removes nothing that is called otherwise.
+    #[must_use]
+    pub fn partial_name(run: RunId) -> String {
+        format!(".stillframe-{run}.partial")
     }
 
     /// The directory while it is incomplete.
@@ -91,7 +98,7 @@ impl Staging {
     /// [`Family::Exists`] or [`Family::Failed`].
     pub fn commit(&self) -> Result<()> {
         let what = || format!("cannot complete {}", self.target.display());
-        sync(&self.partial).failed(what)?;
+        sync_folder(&self.partial).failed(what)?;
         match rustix::fs::renameat_with(CWD, &self.partial, CWD, &self.target, RenameFlags::NOREPLACE) {
             Err(rustix::io::Errno::EXIST) => {
                 return Err(Error::new(
@@ -101,19 +108,8 @@ impl Staging {
             }
             renamed => renamed.failed(what)?,
         }
-        self.target.parent().map_or(Ok(()), sync).failed(what)
+        self.target.parent().map_or(Ok(()), sync_folder).failed(what)
     }
-
-    /// Free bytes where the directory lies.
-    #[must_use]
-    pub fn free_bytes(&self) -> Option<u64> {
-        let stat = rustix::fs::statvfs(self.target.parent()?).ok()?;
-        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
-}
-
-fn sync(folder: &Path) -> std::io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 /// Says what to do if the cause is a full disk.

@@ -17,8 +17,9 @@ pub use self::model::{
 };
 pub use self::spec::Spec;
 pub use self::vsphere::VSphere;
-pub(crate) use self::vsphere::{from_vsphere, is_fault, worth_rereading};
+pub(crate) use self::vsphere::{from_vsphere, is_quiesce_failure, is_refusal, worth_rereading};
 use crate::error::Result;
+use crate::job::RunId;
 
 /// A connection of the kind that a transport needs.
 #[derive(Clone)]
@@ -68,6 +69,15 @@ pub trait Hypervisor: Send + Sync {
 
     /// Makes a folder for a VM's files. One that exists is an error.
     async fn make_folder(&self, datacenter: &str, path: &str) -> Result<()>;
+
+    /// Marks a folder as made by `run`, so that undoing can tell it from anybody else's.
+    async fn mark_folder(&self, datacenter: &str, path: &str, run: RunId) -> Result<()>;
+
+    /// Whether a folder bears the mark of `run`.
+    async fn is_marked(&self, datacenter: &str, path: &str, run: RunId) -> Result<bool>;
+
+    /// Takes the mark away again.
+    async fn unmark_folder(&self, datacenter: &str, path: &str, run: RunId) -> Result<()>;
 
     /// Removes a folder that [`make_folder`](Self::make_folder) made, with all in it. Gone already counts as success.
     async fn remove_folder(&self, datacenter: &str, path: &str) -> Result<()>;

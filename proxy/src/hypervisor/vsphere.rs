@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use vsphere::{Client, ControllerKind, DatastorePath, DiskConfig, KeepAlive, Moref, PowerState, VmSummary};
 
 use super::{
@@ -10,6 +11,7 @@ use super::{
     Snapshot, SnapshotId, Spec, VmConfig, VmId, VmInfo,
 };
 use crate::error::{Error, Family, Result};
+use crate::job::RunId;
 
 /// Sessions die after 30 idle minutes by default, and administrators lower it (vsphere.md 2.3).
 const KEEP_ALIVE: Duration = Duration::from_secs(300);
@@ -310,6 +312,27 @@ impl Hypervisor for VSphere {
         made.map_err(|e| from_vsphere(e).within(format!("cannot make the folder {path}")))
     }
 
+    async fn mark_folder(&self, datacenter: &str, path: &str, run: RunId) -> Result<()> {
+        let text = Bytes::from(format!("made by a restore, run {run}\n"));
+        let file = self.client.datastore_file(datacenter, &mark(path, run)?);
+        let body = futures_util::stream::iter([Ok(text.clone())]);
+        file.put(text.len() as u64, body)
+            .await
+            .map_err(|e| from_vsphere(e).within(format!("cannot mark the folder {path}")))
+    }
+
+    async fn is_marked(&self, datacenter: &str, path: &str, run: RunId) -> Result<bool> {
+        match self.client.datastore_file(datacenter, &mark(path, run)?).size().await {
+            Ok(_) => Ok(true),
+            Err(vsphere::Error::Http { status: 404, .. }) => Ok(false),
+            Err(error) => Err(from_vsphere(error)),
+        }
+    }
+
+    async fn unmark_folder(&self, datacenter: &str, path: &str, run: RunId) -> Result<()> {
+        self.client.datastore_file(datacenter, &mark(path, run)?).delete().await.map_err(from_vsphere)
+    }
+
     async fn remove_folder(&self, datacenter: &str, path: &str) -> Result<()> {
         let removal = async {
             let task = self.client.delete_datastore_file(datacenter, &parse(path)?).await.map_err(from_vsphere)?;
@@ -369,9 +392,23 @@ fn cause(error: &Error) -> Option<&vsphere::Error> {
     None
 }
 
-/// Whether the server said `kind`.
-pub(crate) fn is_fault(error: &Error, kind: &str) -> bool {
+fn is_fault(error: &Error, kind: &str) -> bool {
     cause(error).and_then(vsphere::Error::fault_kind) == Some(kind)
+}
+
+/// Whether the guest could not be quiesced, and everything else may work.
+pub(crate) fn is_quiesce_failure(error: &Error) -> bool {
+    ["ApplicationQuiesceFault", "FilesystemQuiesceFault"].iter().any(|kind| is_fault(error, kind))
+}
+
+/// Whether the server answered, and said no: then nothing was done. A call whose answer never came may still be carried out.
+pub(crate) fn is_refusal(error: &Error) -> bool {
+    cause(error).and_then(vsphere::Error::fault_kind).is_some()
+}
+
+/// The file that says whose a folder is.
+fn mark(path: &str, run: RunId) -> Result<DatastorePath> {
+    parse(&format!("{path}/stillframe-{run}.mark"))
 }
 
 /// Whether reading the same bytes again can help: also an answer that is not what was asked for, which proxies between us and

@@ -7,7 +7,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use vmdk_rs::{AdapterType, CreateOptions, ImageWriter, Subformat};
 
-use super::snapshot::{Made, Quiesce, make, remove_and_verify};
+use super::snapshot::{Made, Quiesce, make, remove_and_verify, still_there};
 use super::{Act, Cancel, Journal, Progress, Retry, RunId, cleanup};
 use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
@@ -20,8 +20,10 @@ use crate::transport::{self, Route, Transport};
 
 /// Disks copied side by side.
 const DISKS_AT_ONCE: usize = 4;
-/// A configuration file, an NVRAM or a log is small; a larger one is cut off with a warning if it is not required.
-const MAX_CONFIG_FILE: u64 = 64 << 20;
+/// A `.vmx` has some kilobytes, an NVRAM less than one megabyte.
+const MAX_REQUIRED_FILE: u64 = 16 << 20;
+/// Logs may grow; a longer one is left out with a warning.
+const MAX_OTHER_FILE: u64 = 8 << 20;
 
 /// How a backup is made.
 #[derive(Clone, Debug)]
@@ -60,8 +62,8 @@ pub struct BackupReport {
 /// Backs one VM up.
 ///
 /// # Errors
-/// Whatever went wrong; then nothing stands under the final name and nothing of ours is on the host. The exception says so:
-/// [`Family::LeftBehind`], with the data good or not as its text says.
+/// Whatever went wrong; then nothing stands under the final name, and what could not be undone is named beside it.
+/// [`Family::LeftBehind`] means that the backup is complete and only its snapshot could not be removed.
 pub async fn backup(
     connected: &Connected,
     state: &StateDir,
@@ -75,35 +77,25 @@ pub async fn backup(
     let route = options.transport.route()?;
     let staging = Staging::plan(&options.target, run)?;
     let hypervisor = connected.hypervisor.as_ref();
-    cleanup::reap(state, hypervisor, &connected.uri.to_string()).await?;
+    let _only_one = state.lock_vm(&connected.uri.place(), &vm.moref.0)?;
+    cleanup::reap(state, hypervisor, &connected.uri.to_string()).await;
     let config = cancel.or_stop(hypervisor.config(&vm.moref)).await?;
     let (disks, skipped) = choose_disks(&config, &options.exclude)?;
     check_format(&config, &disks, options.subformat)?;
     refuse_preexisting(connected, &config).await?;
 
     let mut journal = Journal::begin(state, run, &options.command, &connected.uri.to_string())?;
-    let mut work = Work { connected, config, options, progress, cancel, route, staging, skipped, run };
-    let result = work.run(&mut journal, &disks).await;
-    match result {
-        Ok(manifest) => {
-            journal.finish()?;
-            let seconds = began.elapsed().as_secs_f64();
-            Ok(BackupReport { directory: work.staging.target().to_owned(), manifest, seconds })
-        }
-        Err(error) if error.family() == Family::LeftBehind => Err(error),
-        Err(error) => {
-            let undone = cleanup::undo_all(Some(hypervisor), &mut journal, options.removals).await;
-            journal.finish()?;
-            match undone {
-                Ok(()) => Err(error),
-                // Both are told: the log has the one, the exit code is that of what is left.
-                Err(left) => {
-                    tracing::error!("{}", error.line());
-                    Err(left)
-                }
-            }
-        }
-    }
+    let work = Work { connected, config, options, progress, cancel, route, staging, skipped, run };
+    let result = cleanup::no_panic(work.run(&mut journal, &disks)).await;
+    let manifest = match result {
+        Ok(manifest) => manifest,
+        // The data is good, only the snapshot is left: the directory stays, and so does the journal.
+        Err(error) if error.family() == Family::LeftBehind => return Err(error),
+        Err(error) => return Err(cleanup::undone(error, hypervisor, journal, options.removals).await),
+    };
+    journal.finish()?;
+    let seconds = began.elapsed().as_secs_f64();
+    Ok(BackupReport { directory: work.staging.target().to_owned(), manifest, seconds })
 }
 
 /// Which disks are copied. A disk that no snapshot can freeze is an error unless it was excluded by name.
@@ -174,7 +166,7 @@ struct Copying {
 }
 
 impl Work<'_> {
-    async fn run(&mut self, journal: &mut Journal, disks: &[DiskAddress]) -> Result<Manifest> {
+    async fn run(&self, journal: &mut Journal, disks: &[DiskAddress]) -> Result<Manifest> {
         let hypervisor = self.connected.hypervisor.as_ref();
         let started = jiff::Timestamp::now().to_string();
         let directory = journal.intend(Act::Directory { path: self.staging.path().to_owned() })?;
@@ -197,6 +189,7 @@ impl Work<'_> {
         let copies = self.copy_all(&snapshot, &frozen, &buffers).await;
         buffers.idle().await;
         let mut copies = copies?;
+        still_there(hypervisor, &self.config, &snapshot.id).await?;
         self.progress.step(&format!("{name}: completing {}", self.staging.target().display()));
         warnings.extend(copies.iter().filter_map(|copy| {
             let why = copy.entry.read_all_because.as_ref()?;
@@ -205,7 +198,8 @@ impl Work<'_> {
 
         // The frozen disks are not needed any more: the snapshot goes while the files are being synced.
         let info = &self.config.info;
-        let removal = remove_and_verify(hypervisor, &info.moref, &info.name, &snapshot.id, self.options.removals);
+        let (unconsolidated, tries) = (snapshot.unconsolidated, self.options.removals);
+        let removal = remove_and_verify(hypervisor, &info.moref, &info.name, &snapshot.id, unconsolidated, tries);
         let completion = self.complete(&mut copies, files, consistency, &snapshot, started, warnings);
         let (removed, completed) = tokio::join!(removal, completion);
         if removed.is_ok() {
@@ -233,6 +227,15 @@ impl Work<'_> {
     /// The frozen form of every wanted disk.
     async fn frozen(&self, snapshot: &Made, disks: &[DiskAddress]) -> Result<Vec<Disk>> {
         let mut frozen = self.connected.hypervisor.frozen_disks(&snapshot.id).await?;
+        let name = &self.config.info.name;
+        let expected = |disk: &Disk| {
+            let skipped = self.skipped.iter().any(|skipped| skipped.address == disk.address.to_string());
+            skipped || disks.contains(&disk.address)
+        };
+        if let Some(new) = frozen.iter().find(|disk| !expected(disk)) {
+            return Err(Error::new(Family::Failed, format!("{name} was given a new disk {} meanwhile", new.address))
+                .hint("run the backup again"));
+        }
         frozen.retain(|disk| disks.contains(&disk.address));
         match disks.iter().find(|address| !frozen.iter().any(|disk| disk.address == **address)) {
             None => Ok(frozen),
@@ -247,25 +250,32 @@ impl Work<'_> {
     async fn save_config_files(&self, warnings: &mut Vec<String>) -> Result<Vec<FileEntry>> {
         let (link, place) = (self.connected.link(), &self.config.place);
         let mut entries: Vec<FileEntry> = Vec::new();
+        if let Some(raw) = &self.config.raw {
+            entries.push(self.save("config.xml", "the configuration as the host sent it", raw.as_bytes())?);
+        }
         for file in &self.config.files {
-            let name = file.path.rsplit(['/', ' ']).next().unwrap_or_default();
-            let name = file.path.rsplit_once('/').map_or(name, |(_, name)| name).to_owned();
-            let known = |entry: &FileEntry| entry.name.eq_ignore_ascii_case(&name);
-            if vmdk_rs::PlainName::new(&name).is_err() || entries.iter().any(known) {
-                warnings.push(format!("{} was left out: its name cannot be used", file.path));
-                continue;
-            }
-            match transport::download_small(&link, &place.datacenter, &file.path, MAX_CONFIG_FILE).await {
-                Ok(bytes) => {
-                    self.staging.write_file(&name, &bytes)?;
-                    let blake3 = blake3::hash(&bytes).to_hex().to_string();
-                    entries.push(FileEntry { name, source: file.path.clone(), size: bytes.len() as u64, blake3 });
+            let Some(name) = file_name(&file.path, &entries) else {
+                let what = format!("{} was left out: its name cannot be used", file.path);
+                if file.required {
+                    return Err(Error::new(Family::Unsupported, what));
                 }
+                warnings.push(what);
+                continue;
+            };
+            let limit = if file.required { MAX_REQUIRED_FILE } else { MAX_OTHER_FILE };
+            match transport::download_small(&link, &place.datacenter, &file.path, limit).await {
+                Ok(bytes) => entries.push(self.save(&name, &file.path, &bytes)?),
                 Err(error) if file.required => return Err(error),
                 Err(error) => warnings.push(format!("{} was left out: {}", file.path, error.line())),
             }
         }
         Ok(entries)
+    }
+
+    fn save(&self, name: &str, source: &str, bytes: &[u8]) -> Result<FileEntry> {
+        self.staging.write_file(name, bytes)?;
+        let blake3 = blake3::hash(bytes).to_hex().to_string();
+        Ok(FileEntry { name: name.into(), source: source.into(), size: bytes.len() as u64, blake3 })
     }
 
     async fn copy_all(&self, snapshot: &Made, frozen: &[Disk], buffers: &Buffers) -> Result<Vec<Copying>> {
@@ -297,6 +307,8 @@ impl Work<'_> {
         meter.finish();
         if self.options.audit {
             let meter = self.progress.meter(&format!("{label} (second reading)"), disk.capacity);
+            // Other samples than the first time, so that more of what the host calls unused is looked at.
+            let copy = CopyOptions { seed: format!("{} again{address}", self.run).into_bytes(), ..copy };
             let again = copy_disk(source, Arc::new(Discard), buffers, &copy, &meter, self.cancel).await;
             let again = again.map_err(within)?;
             meter.finish();
@@ -366,9 +378,6 @@ impl Work<'_> {
             files,
             warnings,
         };
-        if let Some(raw) = &self.config.raw {
-            self.staging.write_file("config.xml", raw.as_bytes())?;
-        }
         let json = serde_json::to_vec_pretty(&manifest).failed(|| "cannot write the manifest".into())?;
         self.staging.write_file(MANIFEST_NAME, &json)?;
         self.staging.write_file(CATALOG_NAME, catalog(&manifest).to_string().as_bytes())?;
@@ -411,6 +420,13 @@ fn check_format(config: &VmConfig, wanted: &[DiskAddress], subformat: Subformat)
         })?;
     }
     Ok(())
+}
+
+/// What a configuration file is called in the backup: as on the datastore, if that is a plain name that is free.
+fn file_name(path: &str, taken: &[FileEntry]) -> Option<String> {
+    let name = path.rsplit(['/', ']']).next().unwrap_or_default().trim();
+    let free = !taken.iter().any(|entry| entry.name.eq_ignore_ascii_case(name));
+    (free && vmdk_rs::PlainName::new(name).is_ok()).then(|| name.to_owned())
 }
 
 /// VCB's name of a disk's image: `scsi0-1-0-data.vmdk` for `data.vmdk` at scsi0:1. The base is the disk's own file, not that of a delta.

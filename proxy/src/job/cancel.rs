@@ -37,11 +37,11 @@ impl Cancel {
                     _ = hangup.recv() => {}
                 }
                 if again {
-                    eprintln!("Stopped at once; `stillframe cleanup` undoes what is left.");
+                    crate::tell("Stopped at once; `stillframe cleanup` undoes what is left.");
                     std::process::exit(i32::from(Family::Cancelled.exit_code()));
                 }
-                eprintln!("Cancelling: removing the snapshot and what was written. A second signal stops at once.");
                 let _ = sender.send(true); // nobody listening is nobody to stop
+                crate::tell("Cancelling: removing the snapshot and what was written. A second signal stops at once.");
             }
         });
         Ok(Self { wish })

@@ -1,23 +1,29 @@
 //! Undoing what a dead run left: from its journal, or, without one, by name and mark.
 
 use std::fs;
-use std::path::Path;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use serde::Serialize;
 
-use super::journal::{Act, Journal, MADE, OpenAct, Recorded};
-use super::retry::Retry;
+use super::journal::{Act, Journal, OpenAct, Recorded};
+use super::retry::{Retry, with_retries};
 use super::snapshot::{made_by, remove_and_verify};
-use super::{RunId, run_of};
+use super::{Cancel, RunId, run_of};
 use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
-use crate::hypervisor::{Hypervisor, SnapshotId, Spec, VmId};
+use crate::export::Staging;
+use crate::hypervisor::{Hypervisor, Snapshot, Spec, VmId, VmInfo};
 
-/// A request that a killed run had sent may reach the server this much later; before that nobody can say that there is no snapshot.
+/// A request that a killed run had sent may reach the server this much later; before that nobody can say that nothing came of it.
 const IN_FLIGHT: i64 = 3;
+/// How often we look for what such a request may have made.
+const LOOKS: u32 = 3;
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
-/// Something that is still there.
+/// Something that is still there, or was.
 #[derive(Clone, Debug, Serialize)]
 pub struct Leftover {
     /// The run that made it.
@@ -35,15 +41,28 @@ pub struct CleanupReport {
     pub undone: Vec<Leftover>,
     /// What is left, and why.
     pub left: Vec<(Leftover, String)>,
+    /// Journals that cannot be understood, and why.
+    pub unreadable: Vec<(PathBuf, String)>,
     /// Runs that are alive and were not touched.
     pub alive: usize,
 }
 
-/// The journals of runs that are over without having said so, oldest first, and the number of live ones.
+/// The journals in a state directory.
+#[derive(Debug, Default)]
+pub struct Runs {
+    /// Of runs that are over without having said so, oldest first.
+    pub dead: Vec<Recorded>,
+    /// Of runs that are at work.
+    pub alive: Vec<RunId>,
+    /// Files that cannot be understood, and why.
+    pub unreadable: Vec<(PathBuf, Error)>,
+}
+
+/// Reads all journals. One that cannot be understood keeps nobody from the others.
 ///
 /// # Errors
 /// [`Family::Failed`] if the state directory cannot be read.
-pub fn dead_runs(state: &StateDir) -> Result<(Vec<Recorded>, usize)> {
+pub fn runs(state: &StateDir) -> Result<Runs> {
     let folder = state.journals();
     let what = || format!("cannot read the journals in {}", folder.display());
     let mut paths = Vec::new();
@@ -55,14 +74,18 @@ pub fn dead_runs(state: &StateDir) -> Result<(Vec<Recorded>, usize)> {
         }
     }
     paths.sort();
-    let (mut dead, mut alive) = (Vec::new(), 0);
+    let mut found = Runs::default();
     for (_, path) in paths {
-        match Recorded::open(&path)? {
-            Some(recorded) => dead.push(recorded),
-            None => alive += 1,
+        match Recorded::open(&path) {
+            Ok(Some(recorded)) => found.dead.push(recorded),
+            Ok(None) => {
+                let run = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
+                found.alive.extend(run.map(RunId));
+            }
+            Err(error) => found.unreadable.push((path, error)),
         }
     }
-    Ok((dead, alive))
+    Ok(found)
 }
 
 /// What `act` left, for people.
@@ -75,85 +98,119 @@ fn describe(act: &Act) -> String {
     }
 }
 
-/// Undoes one act. `hypervisor` is needed for all but local directories.
-pub(super) async fn undo(hypervisor: Option<&dyn Hypervisor>, run: RunId, act: &OpenAct, retry: Retry) -> Result<()> {
+/// Undoes one act, trying again what can pass. `hypervisor` is needed for all but local directories.
+async fn undo(hypervisor: Option<&dyn Hypervisor>, run: RunId, act: &OpenAct, retry: Retry) -> Result<()> {
     if let Act::Directory { path } = &act.what {
-        return remove_directory(path);
+        return remove_directory(run, path);
     }
     let hypervisor = hypervisor.ok_or_else(|| Error::new(Family::Failed, "the hypervisor cannot be reached"))?;
+    if act.fact.is_none() {
+        let_requests_arrive(&act.what).await;
+    }
+    let cancel = Cancel::never(); // this is the clean-up
+    let what = format!("undoing the {}", describe(&act.what));
+    let worth = |error: &Error| error.family() != Family::Unsupported;
+    with_retries(retry, &cancel, &what, worth, || undo_on(hypervisor, run, act)).await
+}
+
+/// Of an act whose answer never came nobody knows when the server gets to it.
+async fn let_requests_arrive(act: &Act) {
+    let age = match act {
+        Act::Snapshot { at, .. } => jiff::Timestamp::now().as_second().saturating_sub(*at).max(0),
+        _ => 0,
+    };
+    let wait = IN_FLIGHT.saturating_sub(age).max(0);
+    tokio::time::sleep(Duration::from_secs(wait.unsigned_abs())).await;
+}
+
+async fn undo_on(hypervisor: &dyn Hypervisor, run: RunId, act: &OpenAct) -> Result<()> {
     match &act.what {
         Act::Directory { .. } => Ok(()),
-        Act::Snapshot { vm, vm_name, vm_uuid, at } => {
-            undo_snapshot(hypervisor, run, vm, vm_name, vm_uuid.as_deref(), *at, retry).await
-        }
+        Act::Snapshot { .. } => undo_snapshot(hypervisor, run, act).await,
         Act::DatastoreDirectory { datacenter, path } => {
-            let made = act.fact.as_deref() == Some(MADE);
-            if made || made_only_now(hypervisor, datacenter, path).await? {
-                hypervisor.remove_folder(datacenter, path).await?;
+            if hypervisor.is_marked(datacenter, path, run).await? {
+                return hypervisor.remove_folder(datacenter, path).await;
+            }
+            if act.fact.is_some() {
+                tracing::warn!("{path} does not bear the mark of run {run} any more and was left alone");
             }
             Ok(())
         }
         Act::Registration { config_path, datacenter } => {
-            match hypervisor.registered_at(datacenter, config_path).await? {
-                Some(vm) => hypervisor.unregister(&vm).await,
-                None => Ok(()),
+            let looks = if act.fact.is_some() { 1 } else { LOOKS };
+            for look in 0..looks {
+                if look > 0 {
+                    tokio::time::sleep(BETWEEN_LOOKS).await;
+                }
+                if let Some(vm) = hypervisor.registered_at(datacenter, config_path).await? {
+                    return hypervisor.unregister(&vm).await;
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn undo_snapshot(hypervisor: &dyn Hypervisor, run: RunId, act: &OpenAct) -> Result<()> {
+    let Act::Snapshot { vm, vm_name, vm_uuid, unconsolidated, .. } = &act.what else { return Ok(()) };
+    let looks = if act.fact.is_some() { 1 } else { LOOKS };
+    let mut removed = 0;
+    for look in 0..looks {
+        if look > 0 {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+        removed += remove_made_by(hypervisor, run, vm, vm_name, *unconsolidated).await?;
+        if removed > 0 {
+            return Ok(());
+        }
+    }
+    // Nothing under that id: ids may have changed since, so every VM of that UUID is looked at.
+    if let Some(uuid) = vm_uuid {
+        for found in hypervisor.find(&Spec::Uuid(uuid.clone())).await? {
+            if found.moref != *vm {
+                remove_made_by(hypervisor, run, &found.moref, vm_name, *unconsolidated).await?;
             }
         }
     }
+    Ok(())
 }
 
-/// For a folder that a run was about to make when it died. If it can be made now, it was not there, and this one is ours. If it is
-/// there, nobody knows whose it is: an empty folder left behind costs nothing, somebody's VM deleted costs everything.
-async fn made_only_now(hypervisor: &dyn Hypervisor, datacenter: &str, path: &str) -> Result<bool> {
-    match hypervisor.make_folder(datacenter, path).await {
-        Ok(()) => Ok(true),
-        Err(error) if error.family() == Family::Exists => {
-            tracing::warn!(
-                "{path} may be an empty folder of a restore that died, or somebody else's: it was left alone"
-            );
-            Ok(false)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-async fn undo_snapshot(
+/// Removes every snapshot of `vm` that `run` made; answers how many. A VM that is gone has none.
+async fn remove_made_by(
     hypervisor: &dyn Hypervisor,
     run: RunId,
     vm: &VmId,
     vm_name: &str,
-    vm_uuid: Option<&str>,
-    at: i64,
-    retry: Retry,
-) -> Result<()> {
-    let age = jiff::Timestamp::now().as_second().saturating_sub(at);
-    if (0..IN_FLIGHT).contains(&age) {
-        tokio::time::sleep(Duration::from_secs(u64::try_from(IN_FLIGHT - age).unwrap_or_default())).await;
-    }
-    // Ids may have changed since: look at the VM of that id and at every VM of that UUID.
-    let mut candidates = vec![vm.clone()];
-    if let Some(uuid) = vm_uuid {
-        let same = hypervisor.find(&Spec::Uuid(uuid.to_owned())).await?;
-        candidates.extend(same.into_iter().map(|found| found.moref).filter(|found| found != vm));
-    }
-    for candidate in candidates {
-        match remove_made_by(hypervisor, run, &candidate, vm_name, retry).await {
-            Err(gone) if gone.family() == Family::NoVm => {}
-            result => result?,
+    unconsolidated: bool,
+) -> Result<usize> {
+    let made = async {
+        hypervisor.settle(vm).await?;
+        let made = made_by(hypervisor, vm, run).await?;
+        if made.is_empty() && !unconsolidated && hypervisor.needs_consolidation(vm).await? {
+            return Err(Error::new(
+                Family::LeftBehind,
+                format!("delta files of {vm_name} are left that no snapshot owns"),
+            )
+            .hint("consolidate the VM's disks in the vSphere client"));
         }
+        Ok(made)
+    };
+    let made = match made.await {
+        Err(gone) if gone.family() == Family::NoVm => return Ok(0),
+        made => made?,
+    };
+    for id in &made {
+        remove_and_verify(hypervisor, vm, vm_name, id, unconsolidated, Retry::ONCE).await?; // the caller repeats
     }
-    Ok(())
+    Ok(made.len())
 }
 
-async fn remove_made_by(hypervisor: &dyn Hypervisor, run: RunId, vm: &VmId, vm_name: &str, retry: Retry) -> Result<()> {
-    hypervisor.settle(vm).await?;
-    for id in made_by(hypervisor, vm, run).await? {
-        remove_and_verify(hypervisor, vm, vm_name, &id, retry).await?;
+/// Removes a directory of ours: by its name one that this very run had not completed.
+fn remove_directory(run: RunId, path: &Path) -> Result<()> {
+    if path.file_name().is_none_or(|name| name != Staging::partial_name(run).as_str()) {
+        let what = format!("the journal names {}, which is no incomplete directory of run {run}", path.display());
+        return Err(Error::new(Family::Corrupt, what));
     }
-    Ok(())
-}
-
-fn remove_directory(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(e).failed(|| format!("cannot remove the incomplete directory {}", path.display()))
@@ -162,33 +219,82 @@ fn remove_directory(path: &Path) -> Result<()> {
     }
 }
 
-/// Undoes all open acts of `journal`, newest first, and goes on past failures; answers the first one.
-pub(crate) async fn undo_all(
+/// Undoes all open acts of `journal`, newest first. A failure is told to `left`, and the rest is undone all the same, but for what it
+/// stands on: the folder of a VM that is still registered.
+async fn undo_acts(
     hypervisor: Option<&dyn Hypervisor>,
     journal: &mut Journal,
     retry: Retry,
-) -> std::result::Result<(), Error> {
-    let mut first = None;
+    mut undone: impl FnMut(&Act),
+    mut left: impl FnMut(&Act, Error),
+) {
+    let run = journal.run();
+    let mut unwritten = Vec::new();
     for act in journal.open_acts() {
-        match undo(hypervisor, journal.run(), &act, retry).await {
-            Ok(()) => journal.settle(act.n)?,
+        match undo(hypervisor, run, &act, retry).await {
+            Ok(()) => {
+                undone(&act.what);
+                // A full disk takes no record. What is undone later may make room for it.
+                if journal.settle(act.n).is_err() {
+                    unwritten.push(act.n);
+                }
+            }
             Err(error) => {
-                let what = describe(&act.what);
-                let error = Error::new(Family::LeftBehind, format!("{what} is left"))
-                    .caused_by(error)
-                    .hint("`stillframe cleanup` tries again");
-                tracing::error!("{}", error.line());
-                first.get_or_insert(error);
+                left(&act.what, error);
+                if matches!(act.what, Act::Registration { .. }) {
+                    break;
+                }
             }
         }
     }
+    for n in unwritten {
+        if let Err(error) = journal.settle(n) {
+            tracing::warn!("{}; the next cleanup will look again", error.line());
+        }
+    }
+}
+
+/// Undoes all that a failed run of this process made.
+///
+/// # Errors
+/// [`Family::LeftBehind`] with the first thing that is left; the journal remembers them all.
+async fn undo_all(hypervisor: &dyn Hypervisor, journal: &mut Journal, retry: Retry) -> Result<()> {
+    let mut first = None;
+    let left = |act: &Act, error: Error| {
+        let error = Error::new(Family::LeftBehind, format!("{} is left", describe(act)))
+            .caused_by(error)
+            .hint("`stillframe cleanup` tries again");
+        first.get_or_insert(error);
+    };
+    undo_acts(Some(hypervisor), journal, retry, |_| {}, left).await;
     first.map_or(Ok(()), Err)
+}
+
+/// After a run of this process failed: undoes what it made. The run's own error stays the error, and says what is left.
+pub(crate) async fn undone(error: Error, hypervisor: &dyn Hypervisor, mut journal: Journal, retry: Retry) -> Error {
+    let left = undo_all(hypervisor, &mut journal, retry).await;
+    if let Err(unwritten) = journal.finish() {
+        tracing::warn!("{}", unwritten.line());
+    }
+    match left {
+        Ok(()) => error,
+        Err(left) => error.and_left(&left),
+    }
+}
+
+/// Turns a panic of `work` into an error, so that what it made is undone.
+pub(crate) async fn no_panic<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let caught = AssertUnwindSafe(work).catch_unwind().await;
+    caught.unwrap_or_else(|_| {
+        Err(Error::new(Family::Failed, "the program broke off by a fault of its own")
+            .hint("please report what it printed"))
+    })
 }
 
 /// Undoes what one dead run left.
 ///
 /// # Errors
-/// Only if the journal itself cannot be written; what is left is in the report.
+/// Only if its journal cannot be removed in the end; what is left is in the report.
 pub async fn undo_run(
     mut recorded: Recorded,
     hypervisor: Option<&dyn Hypervisor>,
@@ -196,28 +302,33 @@ pub async fn undo_run(
     report: &mut CleanupReport,
 ) -> Result<()> {
     let (run, uri) = (recorded.begin.run, recorded.begin.uri.clone());
-    for act in recorded.journal().open_acts() {
-        let leftover = Leftover { run, uri: uri.clone(), what: describe(&act.what) };
-        match undo(hypervisor, run, &act, retry).await {
-            Ok(()) => {
-                recorded.journal().settle(act.n)?;
-                report.undone.push(leftover);
-            }
-            Err(error) => report.left.push((leftover, error.line())),
-        }
-    }
+    let leftover = |act: &Act| Leftover { run, uri: uri.clone(), what: describe(act) };
+    let CleanupReport { undone, left, .. } = report;
+    let done = |act: &Act| undone.push(leftover(act));
+    let kept = |act: &Act, error: Error| left.push((leftover(act), error.line()));
+    undo_acts(hypervisor, recorded.journal(), retry, done, kept).await;
     recorded.finish()
 }
 
-/// Before a new run: undoes what dead runs left on the same server. Failures are warnings, the new run has its own worries.
-///
-/// # Errors
-/// [`Family::Failed`] if the state directory cannot be read.
-pub async fn reap(state: &StateDir, hypervisor: &dyn Hypervisor, uri: &str) -> Result<()> {
-    let (dead, _) = dead_runs(state)?;
-    for recorded in dead.into_iter().filter(|recorded| recorded.begin.uri == uri) {
+/// Before a new run: undoes the snapshots and incomplete directories that dead runs left on the same server. What failed restores left
+/// waits for a cleanup that somebody asks for. Every failure is a warning, the new run has its own work.
+pub async fn reap(state: &StateDir, hypervisor: &dyn Hypervisor, uri: &str) {
+    let found = match runs(state) {
+        Ok(found) => found,
+        Err(error) => return tracing::warn!("{}", error.line()),
+    };
+    for (_, error) in &found.unreadable {
+        tracing::warn!("{}", error.line());
+    }
+    for mut recorded in found.dead {
+        let ours = |act: &OpenAct| matches!(act.what, Act::Snapshot { .. } | Act::Directory { .. });
+        if recorded.begin.uri != uri || !recorded.journal().open_acts().iter().all(ours) {
+            continue;
+        }
         let mut report = CleanupReport::default();
-        undo_run(recorded, Some(hypervisor), Retry::IN_PASSING, &mut report).await?;
+        if let Err(error) = undo_run(recorded, Some(hypervisor), Retry::IN_PASSING, &mut report).await {
+            tracing::warn!("{}", error.line());
+        }
         for leftover in report.undone {
             tracing::warn!("undone what the dead run {} had left: {}", leftover.run, leftover.what);
         }
@@ -225,20 +336,25 @@ pub async fn reap(state: &StateDir, hypervisor: &dyn Hypervisor, uri: &str) -> R
             tracing::error!("{} of the dead run {} is left: {why}", leftover.what, leftover.run);
         }
     }
-    Ok(())
 }
 
-/// Snapshots that bear our name and mark: VM, snapshot and run. Journals may be gone, or on another proxy.
+/// Snapshots that bear our name and mark, with the VM and the run. Journals may be gone, or on another proxy. A VM whose snapshots cannot
+/// be listed is told to `unknown`.
 ///
 /// # Errors
-/// Those of the hypervisor.
-pub async fn find_unjournaled(hypervisor: &dyn Hypervisor) -> Result<Vec<(VmId, String, SnapshotId, RunId)>> {
+/// Those of the hypervisor's list.
+pub async fn find_unjournaled(
+    hypervisor: &dyn Hypervisor,
+    mut unknown: impl FnMut(&VmInfo, Error),
+) -> Result<Vec<(VmInfo, Snapshot, RunId)>> {
     let mut found = Vec::new();
     for vm in hypervisor.list().await?.into_iter().filter(|vm| !vm.template) {
-        for snapshot in hypervisor.snapshots(&vm.moref).await? {
-            if let Some(run) = run_of(&snapshot.name, &snapshot.description) {
-                found.push((vm.moref.clone(), vm.name.clone(), snapshot.id, run));
+        match hypervisor.snapshots(&vm.moref).await {
+            Ok(snapshots) => {
+                let ours = snapshots.into_iter().filter_map(|s| run_of(&s.name, &s.description).map(|run| (s, run)));
+                found.extend(ours.map(|(snapshot, run)| (vm.clone(), snapshot, run)));
             }
+            Err(error) => unknown(&vm, error),
         }
     }
     Ok(found)

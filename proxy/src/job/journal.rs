@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -13,12 +13,10 @@ use super::RunId;
 use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
 use crate::hypervisor::VmId;
+use crate::sync_folder;
 
 /// A journal holds a few lines for each VM of a run; a longer file is not ours.
 const MAX_JOURNAL: u64 = 16 << 20;
-
-/// The fact about a folder that was not there before.
-pub const MADE: &str = "made";
 
 /// Something that has to be undone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +32,8 @@ pub enum Act {
         vm_uuid: Option<String>,
         /// When the call was about to be made, seconds of Unix time.
         at: i64,
+        /// Whether delta files without a snapshot were there before: then they are not this run's.
+        unconsolidated: bool,
     },
     /// A local directory that is not complete.
     Directory {
@@ -99,6 +99,8 @@ pub enum Record {
         /// Number of the act.
         n: u32,
     },
+    /// Everything was meant to stay: nothing of the run is to be undone.
+    Done,
 }
 
 /// An act that is still to be undone.
@@ -188,6 +190,16 @@ impl Journal {
         Ok(())
     }
 
+    /// Says, in one record, that all that was made is meant to stay.
+    ///
+    /// # Errors
+    /// [`Family::Failed`] if it cannot be written down.
+    pub fn done(&mut self) -> Result<()> {
+        self.write(&Record::Done)?;
+        self.open.clear();
+        Ok(())
+    }
+
     /// What is still to be undone, newest first.
     #[must_use]
     pub fn open_acts(&self) -> Vec<OpenAct> {
@@ -236,11 +248,19 @@ impl Recorded {
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Ok(None);
         }
+        // Between our opening and our lock its run may have ended well and removed it.
+        if file.metadata().failed(what)?.nlink() == 0 {
+            return Ok(None);
+        }
         let mut text = Vec::new();
         (&mut file).take(MAX_JOURNAL).read_to_end(&mut text).failed(what)?;
+        // A line that was cut off while it was written speaks of something that did not happen. What we add must not hang on to it.
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        file.set_len(whole as u64).failed(what)?;
+        text.truncate(whole);
         let (begin, open, next) = replay(&text).map_err(|reason| {
             Error::new(Family::Corrupt, format!("the journal {} cannot be understood: {reason}", path.display()))
-                .hint("look at it; `stillframe cleanup URI` finds our snapshots without it")
+                .hint("look at it and remove it; `stillframe cleanup --unjournaled --connect URI` finds our snapshots without it")
         })?;
         let journal = Journal { file, path: path.to_owned(), run: begin.run, next, open };
         Ok(Some(Self { journal, begin }))
@@ -265,9 +285,6 @@ fn replay(text: &[u8]) -> std::result::Result<(Begin, Vec<OpenAct>, u32), String
     let mut open: Vec<OpenAct> = Vec::new();
     let mut next = 1;
     for (index, line) in text.split_inclusive(|b| *b == b'\n').enumerate() {
-        if line.last() != Some(&b'\n') {
-            break; // cut off while it was written: what it speaks of did not happen
-        }
         let record = serde_json::from_slice(line).map_err(|e| format!("line {}: {e}", index + 1))?;
         match record {
             Record::Begin(head) => begin = Some(head),
@@ -281,19 +298,18 @@ fn replay(text: &[u8]) -> std::result::Result<(Begin, Vec<OpenAct>, u32), String
                 }
             }
             Record::Settled { n } => open.retain(|act| act.n != n),
+            Record::Done => open.clear(),
         }
     }
     Ok((begin.ok_or("the first line is missing")?, open, next))
 }
 
 fn remove_file(path: &Path) -> Result<()> {
-    fs::remove_file(path).failed(|| format!("cannot remove the journal {}", path.display()))?;
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        removed => removed.failed(|| format!("cannot remove the journal {}", path.display()))?,
+    }
     path.parent().map_or(Ok(()), sync_folder).failed(|| "cannot sync the journal directory".into())
-}
-
-/// Makes renames and removals in `folder` durable.
-pub(crate) fn sync_folder(folder: &Path) -> std::io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
@@ -350,6 +366,23 @@ mod tests {
         fs::write(&path, text).unwrap();
         let mut dead = Recorded::open(&path).unwrap().unwrap();
         assert_eq!(dead.journal().open_acts().len(), 1);
+        // What is added afterwards can be read again.
+        dead.journal().intend(act("/b")).unwrap();
+        drop(dead);
+        let mut dead = Recorded::open(&path).unwrap().unwrap();
+        assert_eq!(dead.journal().open_acts().len(), 2);
+    }
+
+    #[test]
+    fn one_record_says_that_everything_stays() {
+        let (_dir, state) = state();
+        let mut journal = Journal::begin(&state, RunId::new(), "restore", "lab:x").unwrap();
+        journal.intend(act("/a")).unwrap();
+        journal.intend(act("/b")).unwrap();
+        journal.done().unwrap();
+        drop(journal);
+        let mut dead = Recorded::open(&only_journal(&state)).unwrap().unwrap();
+        assert!(dead.journal().open_acts().is_empty());
     }
 
     #[test]

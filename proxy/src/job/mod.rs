@@ -14,11 +14,11 @@ mod snapshot;
 
 pub use backup::{BackupOptions, BackupReport, backup};
 pub use cancel::Cancel;
-pub use cleanup::{CleanupReport, Leftover, dead_runs, find_unjournaled, reap, undo_run};
-pub use journal::{Act, Begin, Journal, MADE, OpenAct, Record, Recorded};
+pub use cleanup::{CleanupReport, Leftover, Runs, find_unjournaled, reap, runs, undo_run};
+pub use journal::{Act, Begin, Journal, OpenAct, Record, Recorded};
 pub use progress::{Meter, Progress, ProgressMode};
 pub use retry::{Retry, with_retries};
-pub use run::{RunId, SNAPSHOT_NAME, SNAPSHOT_NAMES, run_of};
+pub use run::{RunId, SNAPSHOT_NAME, SNAPSHOT_NAMES, made_here, run_of};
 pub use snapshot::{Quiesce, remove_and_verify};
 
-pub(crate) use cleanup::undo_all;
+pub(crate) use cleanup::{no_panic, undone};

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
+use crate::tell;
+
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ProgressMode {
@@ -62,8 +64,8 @@ impl Progress {
     pub fn step(&self, text: &str) {
         match &self.shown {
             Shown::Bars(bars) => drop(bars.println(text)),
-            Shown::Lines => eprintln!("{text}"),
-            Shown::Json => eprintln!("{}", json!({ "event": "step", "text": text })),
+            Shown::Lines => tell(text),
+            Shown::Json => tell(&json!({ "event": "step", "text": text }).to_string()),
             Shown::Nothing => {}
         }
     }
@@ -157,22 +159,17 @@ impl Meter {
         let total = self.inner.total.load(Ordering::Relaxed);
         let seconds = self.inner.began.elapsed().as_secs_f64().max(0.001);
         let rate = (done as f64 / seconds) as u64;
+        let what = &self.inner.label;
         match &self.inner.shown {
             Shown::Lines => {
                 let percent = done.saturating_mul(100).checked_div(total).unwrap_or(100);
                 let mib = |bytes: u64| bytes >> 20;
-                eprintln!(
-                    "{}: {percent} % ({} of {} MiB, {} MiB/s)",
-                    self.inner.label,
-                    mib(done),
-                    mib(total),
-                    mib(rate)
-                );
+                tell(&format!("{what}: {percent} % ({} of {} MiB, {} MiB/s)", mib(done), mib(total), mib(rate)));
             }
-            Shown::Json => eprintln!(
-                "{}",
-                json!({ "event": "progress", "what": self.inner.label, "done": done, "total": total, "bytes_per_second": rate })
-            ),
+            Shown::Json => {
+                let event = json!({ "event": "progress", "what": what, "done": done, "total": total, "bytes_per_second": rate });
+                tell(&event.to_string());
+            }
             Shown::Bars(_) | Shown::Nothing => {}
         }
     }

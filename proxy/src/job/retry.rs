@@ -16,6 +16,8 @@ pub struct Retry {
 }
 
 impl Retry {
+    /// No repetition.
+    pub const ONCE: Self = Self { times: 0, wait: Duration::ZERO, longest: Duration::ZERO };
     /// For reads of a frozen disk: five tries from where the last one stopped (vsphere.md section 4).
     pub const READS: Self = Self { times: 5, wait: Duration::from_millis(200), longest: Duration::from_secs(10) };
     /// For removals, which must succeed in the end: about two minutes in all.

@@ -47,6 +47,13 @@ fn host_name() -> String {
     name.replace(char::is_whitespace, "-")
 }
 
+/// Whether a snapshot's description says that it was made on this machine.
+#[must_use]
+pub fn made_here(description: &str) -> bool {
+    let host = description.split_whitespace().find_map(|word| word.strip_prefix("host="));
+    host == Some(host_name().as_str())
+}
+
 /// The run that made a snapshot, from its name and description. `None` for everybody else's.
 #[must_use]
 pub fn run_of(name: &str, description: &str) -> Option<RunId> {

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use super::journal::{Act, Journal};
 use super::retry::{Retry, with_retries};
-use super::{Cancel, SNAPSHOT_NAME};
+use super::{Cancel, RunId, SNAPSHOT_NAME, SNAPSHOT_NAMES, run_of};
 use crate::error::{Error, Family, Result};
-use crate::hypervisor::{Hypervisor, SnapshotId, VmConfig, VmId, is_fault};
+use crate::hypervisor::{Hypervisor, Power, SnapshotId, VmConfig, VmId, is_quiesce_failure, is_refusal};
 
 /// What is asked of the guest before a snapshot (vcb.md section 2, decision for 1b).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
@@ -25,6 +25,8 @@ pub(super) struct Made {
     pub(super) id: SnapshotId,
     pub(super) act: u32,
     pub(super) quiesced: bool,
+    /// Whether delta files without a snapshot were there before.
+    pub(super) unconsolidated: bool,
     /// From the call to its answer, in milliseconds: an upper bound of the time the guest stood still.
     pub(super) took_ms: u64,
 }
@@ -38,8 +40,7 @@ pub(super) async fn make(
     cancel: &Cancel,
 ) -> Result<Made> {
     let vm = &config.info;
-    let runs = vm.power == Some(crate::hypervisor::Power::On);
-    let wanted = quiesce != Quiesce::None && runs;
+    let wanted = quiesce != Quiesce::None && vm.power == Some(Power::On);
     if wanted && !config.tools_running {
         if quiesce == Quiesce::Require {
             return Err(Error::new(Family::Failed, format!("{} cannot be quiesced: its tools do not run", vm.name))
@@ -47,54 +48,95 @@ pub(super) async fn make(
         }
         tracing::warn!("{}: the guest's tools do not run; the image will be crash-consistent", vm.name);
     }
-    cancel.check()?;
+    let unconsolidated = cancel.or_stop(hypervisor.needs_consolidation(&vm.moref)).await?;
     let ask = wanted && config.tools_running;
-    match attempt(hypervisor, config, ask, journal).await {
-        Err(error) if ask && quiesce == Quiesce::Try && is_quiesce_failure(&error) => {
-            tracing::warn!("{}: {}; the image will be crash-consistent", vm.name, error.line());
-            cancel.check()?;
-            attempt(hypervisor, config, false, journal).await
-        }
-        result => result,
+    let error = match attempt(hypervisor, config, ask, unconsolidated, journal).await {
+        Ok(made) => return Ok(made),
+        Err((act, error)) => settle_refusal(hypervisor, config, act, error, journal).await?,
+    };
+    if !ask || quiesce == Quiesce::Require || !is_quiesce_failure(&error) {
+        return Err(error);
+    }
+    tracing::warn!("{}: {}; the image will be crash-consistent", vm.name, error.line());
+    cancel.check()?;
+    match attempt(hypervisor, config, false, unconsolidated, journal).await {
+        Ok(made) => Ok(made),
+        Err((act, error)) => Err(settle_refusal(hypervisor, config, act, error, journal).await?),
     }
 }
 
-async fn attempt(hypervisor: &dyn Hypervisor, config: &VmConfig, quiesce: bool, journal: &mut Journal) -> Result<Made> {
+/// When the server said no, and lists nothing of ours, there is nothing to undo. Answers the error all the same.
+async fn settle_refusal(
+    hypervisor: &dyn Hypervisor,
+    config: &VmConfig,
+    act: u32,
+    error: Error,
+    journal: &mut Journal,
+) -> Result<Error> {
+    if is_refusal(&error) && made_by(hypervisor, &config.info.moref, journal.run()).await?.is_empty() {
+        journal.settle(act)?;
+    }
+    Ok(error)
+}
+
+/// One call. A failure comes with the number of its act, 0 if it was never written down.
+async fn attempt(
+    hypervisor: &dyn Hypervisor,
+    config: &VmConfig,
+    quiesce: bool,
+    unconsolidated: bool,
+    journal: &mut Journal,
+) -> Result<Made, (u32, Error)> {
     let vm = &config.info;
     let description = journal.run().description();
-    let at = jiff::Timestamp::now().as_second();
-    let act = journal.intend(Act::Snapshot {
+    let intent = Act::Snapshot {
         vm: vm.moref.clone(),
         vm_name: vm.name.clone(),
         vm_uuid: vm.uuid.clone(),
-        at,
-    })?;
+        at: jiff::Timestamp::now().as_second(),
+        unconsolidated,
+    };
+    let act = journal.intend(intent).map_err(|error| (0, error))?;
     let began = Instant::now();
     // Not cut by a cancel: the server goes on whatever we do, so we wait and then undo.
     let made = hypervisor.create_snapshot(&vm.moref, SNAPSHOT_NAME, &description, quiesce).await;
     let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let id = made.map_err(|error| error.within(format!("cannot snapshot {}", vm.name)))?;
-    journal.learn(act, &id.0)?;
-    let obtained = if quiesce { was_quiesced(hypervisor, &vm.moref, &id).await } else { false };
-    Ok(Made { id, act, quiesced: obtained, took_ms })
+    let id = made.map_err(|error| (act, error.within(format!("cannot snapshot {}", vm.name))))?;
+    journal.learn(act, &id.0).map_err(|error| (act, error))?;
+    let quiesced = look_at(hypervisor, config, &id, journal.run()).await.map_err(|error| (act, error))?;
+    Ok(Made { id, act, quiesced: quiesce && quiesced, unconsolidated, took_ms })
 }
 
-/// Hosts ignore the wish silently when they cannot fulfil it, so the answer is read from the snapshot itself.
-async fn was_quiesced(hypervisor: &dyn Hypervisor, vm: &VmId, id: &SnapshotId) -> bool {
-    match hypervisor.snapshots(vm).await {
-        Ok(list) => list.iter().any(|snapshot| snapshot.id == *id && snapshot.quiesced),
-        Err(error) => {
-            tracing::warn!("cannot read whether the snapshot was quiesced, taken as no: {}", error.line());
-            false
-        }
+/// Whether the guest was quiesced: hosts ignore that wish silently when they cannot fulfil it, so the snapshot itself is asked. And
+/// whether another backup was quicker: two of one VM would remove what the other reads.
+async fn look_at(hypervisor: &dyn Hypervisor, config: &VmConfig, id: &SnapshotId, run: RunId) -> Result<bool> {
+    let all = hypervisor.snapshots(&config.info.moref).await?;
+    let other = |s: &&crate::hypervisor::Snapshot| {
+        SNAPSHOT_NAMES.contains(&s.name.as_str()) && run_of(&s.name, &s.description) != Some(run)
+    };
+    if let Some(other) = all.iter().find(other) {
+        let what = format!("another backup of {} is at work: its snapshot is {}", config.info.name, other.id);
+        return Err(Error::new(Family::Exists, what).hint("wait until it is done"));
     }
+    all.iter().find(|snapshot| snapshot.id == *id).map(|snapshot| snapshot.quiesced).ok_or_else(|| vanished(config))
 }
 
-fn is_quiesce_failure(error: &Error) -> bool {
-    ["ApplicationQuiesceFault", "FilesystemQuiesceFault"].iter().any(|kind| is_fault(error, kind))
+fn vanished(config: &VmConfig) -> Error {
+    let what = format!(
+        "the snapshot of {} vanished while it was needed, so what was read cannot be trusted",
+        config.info.name
+    );
+    Error::new(Family::Corrupt, what).hint("find out who removes backup snapshots, and run the backup again")
+}
+
+/// Whether the snapshot is still there. Without it the disks that were read were not frozen.
+pub(super) async fn still_there(hypervisor: &dyn Hypervisor, config: &VmConfig, id: &SnapshotId) -> Result<()> {
+    let all = hypervisor.snapshots(&config.info.moref).await?;
+    if all.iter().any(|snapshot| snapshot.id == *id) { Ok(()) } else { Err(vanished(config)) }
 }
 
 /// Removes a snapshot and looks whether it is gone; repeats what can pass. Does not listen to a cancel: this *is* the clean-up.
+/// `unconsolidated` says that delta files without a snapshot were there before, and are not ours.
 ///
 /// # Errors
 /// [`Family::LeftBehind`] if it is still there in the end, or if nobody could look.
@@ -103,14 +145,17 @@ pub async fn remove_and_verify(
     vm: &VmId,
     vm_name: &str,
     id: &SnapshotId,
+    unconsolidated: bool,
     retry: Retry,
 ) -> Result<()> {
+    let what = format!("removing the snapshot of {vm_name}");
     let gone = with_retries(
         retry,
         &Cancel::never(),
-        &format!("removing the snapshot of {vm_name}"),
+        &what,
         |_| true,
         || async {
+            hypervisor.settle(vm).await?; // an earlier try of ours may still be at work
             hypervisor.remove_snapshot(id).await?;
             let left = hypervisor.snapshots(vm).await?;
             if left.iter().any(|snapshot| snapshot.id == *id) {
@@ -121,11 +166,11 @@ pub async fn remove_and_verify(
     )
     .await;
     match gone {
-        Ok(false) => Ok(()),
-        Ok(true) => {
+        Ok(needed) if needed && !unconsolidated => {
             Err(Error::new(Family::LeftBehind, format!("delta files of {vm_name} are left that no snapshot owns"))
                 .hint("consolidate the VM's disks in the vSphere client"))
         }
+        Ok(_) => Ok(()),
         Err(error) => Err(Error::new(Family::LeftBehind, format!("the snapshot {id} of {vm_name} is left"))
             .caused_by(error)
             .hint("run `stillframe cleanup`, or remove it by hand")),
@@ -133,8 +178,8 @@ pub async fn remove_and_verify(
 }
 
 /// The snapshots of `vm` that run `run` made, by name and by the mark in their description.
-pub(super) async fn made_by(hypervisor: &dyn Hypervisor, vm: &VmId, run: super::RunId) -> Result<Vec<SnapshotId>> {
+pub(super) async fn made_by(hypervisor: &dyn Hypervisor, vm: &VmId, run: RunId) -> Result<Vec<SnapshotId>> {
     let all = hypervisor.snapshots(vm).await?;
-    let ours = all.into_iter().filter(|s| super::run_of(&s.name, &s.description) == Some(run));
+    let ours = all.into_iter().filter(|s| run_of(&s.name, &s.description) == Some(run));
     Ok(ours.map(|s| s.id).collect())
 }

@@ -12,8 +12,8 @@ use super::source::{Backup, BackupDisk};
 use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
 use crate::export::{BLOCK, DiskDigest, OrderedDigest};
-use crate::hypervisor::{Connected, VmId};
-use crate::job::{Act, Cancel, Journal, MADE, Meter, Progress, Retry, RunId, undo_all};
+use crate::hypervisor::{Connected, VmId, is_refusal};
+use crate::job::{Act, Cancel, Journal, Meter, Progress, Retry, RunId, no_panic, undone};
 use crate::transport::{self, from_read};
 
 /// Blocks read ahead of the network.
@@ -32,26 +32,19 @@ pub async fn restore(
     cancel: &Cancel,
 ) -> Result<VmId> {
     let hypervisor = connected.hypervisor.as_ref();
-    let mut journal = Journal::begin(state, RunId::new(), "restore", &connected.uri.to_string())?;
-    let work = Work { connected, plan, progress, cancel };
-    match work.run(&mut journal, backup).await {
-        Ok(vm) => {
-            for act in journal.open_acts() {
-                journal.settle(act.n)?;
-            }
-            journal.finish()?;
-            Ok(vm)
-        }
-        Err(error) => {
-            let undone = undo_all(Some(hypervisor), &mut journal, Retry::REMOVALS).await;
-            journal.finish()?;
-            if let Err(left) = undone {
-                tracing::error!("{}", error.line());
-                return Err(left);
-            }
-            Err(error)
-        }
+    let run = RunId::new();
+    let mut journal = Journal::begin(state, run, "restore", &connected.uri.to_string())?;
+    let work = Work { connected, plan, progress, cancel, run };
+    let vm = match no_panic(work.run(&mut journal, backup)).await {
+        Ok(vm) => vm,
+        Err(error) => return Err(undone(error, hypervisor, journal, Retry::REMOVALS).await),
+    };
+    journal.done()?;
+    journal.finish()?;
+    if let Err(error) = hypervisor.unmark_folder(&plan.datacenter, &plan.folder, run).await {
+        tracing::warn!("the mark of this run stays in {}: {}", plan.folder, error.line());
     }
+    Ok(vm)
 }
 
 struct Work<'a> {
@@ -59,6 +52,7 @@ struct Work<'a> {
     plan: &'a RestorePlan,
     progress: &'a Progress,
     cancel: &'a Cancel,
+    run: RunId,
 }
 
 impl Work<'_> {
@@ -82,12 +76,14 @@ impl Work<'_> {
         let act = Act::DatastoreDirectory { datacenter: datacenter.clone(), path: plan.folder.clone() };
         let folder = journal.intend(act)?;
         if let Err(error) = hypervisor.make_folder(&datacenter, &plan.folder).await {
-            if error.family() == Family::Exists {
-                journal.settle(folder)?; // somebody else's: nothing of it is ours to undo
+            if is_refusal(&error) {
+                journal.settle(folder)?; // nothing was made, or it is somebody else's
             }
             return Err(error);
         }
-        journal.learn(folder, MADE)?;
+        // Undoing removes a folder only by this mark; until it is there, the folder is empty.
+        hypervisor.mark_folder(&datacenter, &plan.folder, self.run).await?;
+        journal.learn(folder, "marked")?;
         let nvram = match &plan.nvram {
             Some((from, to)) => Some((to, backup.checked_file(from)?)),
             None => None,
@@ -107,9 +103,11 @@ impl Work<'_> {
         self.put_bytes(&plan.config_file, plan.vmx.clone().into_bytes()).await?;
         let config_path = self.path(&plan.config_file);
         self.cancel.check()?;
-        journal.intend(Act::Registration { config_path: config_path.clone(), datacenter })?;
+        let registration = journal.intend(Act::Registration { config_path: config_path.clone(), datacenter })?;
         self.progress.step(&format!("{}: registering", plan.name));
-        hypervisor.register(&plan.target, &config_path, &plan.name).await
+        let vm = hypervisor.register(&plan.target, &config_path, &plan.name).await?;
+        journal.learn(registration, &vm.0)?;
+        Ok(vm)
     }
 
     async fn disk(&self, planned: &PlannedDisk, disk: BackupDisk) -> Result<()> {

@@ -1,5 +1,6 @@
 //! What a restore will do, decided before it does anything.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -70,6 +71,9 @@ pub struct RestorePlan {
     pub(super) vmx: String,
 }
 
+/// VMware's products take names up to 80 characters; with the suffixes of disks they must fit 255 bytes.
+const MAX_STEM: usize = 200;
+
 /// `[datastore] folder/file` in its parts.
 fn split_path(path: &str) -> Option<(&str, &str)> {
     let (datastore, rest) = path.strip_prefix('[')?.split_once(']')?;
@@ -88,17 +92,21 @@ fn file_stem(name: &str) -> String {
 /// # Errors
 /// [`Family::Exists`] if such a VM is there; [`Family::Corrupt`] if the backup cannot be used.
 pub async fn plan(connected: &Connected, backup: &Backup, options: &RestoreOptions) -> Result<RestorePlan> {
-    let vmx_text = String::from_utf8_lossy(&backup.vmx()?).into_owned();
-    let original = vmx::value(&vmx_text, "displayname").unwrap_or_default().to_owned();
+    let vmx_text = vmx::decode(&backup.vmx()?);
+    let original = vmx::value(&vmx_text, "displayname").unwrap_or_default();
     let name = options.name.clone().unwrap_or_else(|| original.clone());
     let new_identity = name != original;
     let stem = file_stem(&name);
-    if stem.is_empty() {
-        return Err(Error::new(Family::Usage, format!("\"{name}\" cannot be a VM's name")));
+    if stem.is_empty() || stem.len() > MAX_STEM {
+        return Err(Error::new(Family::Usage, format!("\"{name}\" cannot be a VM's name"))
+            .hint("use --name with one to 80 letters"));
     }
     refuse_living(connected, backup, &name, new_identity).await?;
 
-    let config = backup.catalog.get("config.vmx").and_then(split_path);
+    let config = match backup.catalog.get("config.vmx") {
+        Some(path) => Some(config_path(path)?),
+        None => None,
+    };
     let bytes = backup.disks.iter().map(|disk| disk.image.size().0).fold(0, u64::saturating_add);
     let target = connected
         .hypervisor
@@ -118,11 +126,14 @@ pub async fn plan(connected: &Connected, backup: &Backup, options: &RestoreOptio
         (false, Some((folder, file))) => (folder.to_owned(), file.to_owned()),
         _ => (stem.clone(), format!("{stem}.vmx")),
     };
-    let disks = plan_disks(backup, &stem, new_identity)?;
+    let mut names = Names::default();
+    names.take(&config_file);
     let nvram = backup.nvram().map(|from| {
         let to = if new_identity { format!("{stem}.nvram") } else { from.clone() };
+        names.take(&to);
         (from, to)
     });
+    let disks = plan_disks(backup, &stem, new_identity, &mut names)?;
     let changes = vmx::Changes {
         name: Some(name.clone()),
         disks: disks.iter().map(|disk| (disk.address.clone(), disk.to.clone())).collect(),
@@ -132,6 +143,10 @@ pub async fn plan(connected: &Connected, backup: &Backup, options: &RestoreOptio
     let (vmx, dropped) = vmx::rewrite(&vmx_text, &changes)?;
     let mut notes: Vec<String> =
         dropped.iter().map(|address| format!("{address} is not in the backup; the VM comes back without it")).collect();
+    let elsewhere = backup.disks.iter().filter_map(|disk| Some((disk, split_path(disk.disk_name.as_deref()?)?.0)));
+    for (disk, datastore) in elsewhere.filter(|(_, datastore)| *datastore != target.datastore) {
+        notes.push(format!("{} was on datastore {datastore} and comes to {}", disk.address, target.datastore));
+    }
     if backup.manifest.is_none() {
         notes.push("there is no manifest, so the images cannot be compared with what was backed up".into());
     }
@@ -154,24 +169,64 @@ fn catalog_value(backup: &Backup, key: &str) -> Option<String> {
     backup.catalog.get(key).filter(|value| !value.is_empty()).map(str::to_owned)
 }
 
-fn plan_disks(backup: &Backup, stem: &str, rename: bool) -> Result<Vec<PlannedDisk>> {
-    let mut disks: Vec<PlannedDisk> = Vec::new();
+/// `config.vmx` of the catalog: datastore and path, of which every part must be a plain name.
+fn config_path(text: &str) -> Result<(&str, &str)> {
+    let (datastore, path) = split_path(text).ok_or_else(|| bad_config_path(text))?;
+    let plain = path.split('/').all(|part| vmdk_rs::PlainName::new(part).is_ok());
+    let deep_enough = path.contains('/') && path.to_ascii_lowercase().ends_with(".vmx") && !datastore.is_empty();
+    if plain && deep_enough { Ok((datastore, path)) } else { Err(bad_config_path(text)) }
+}
+
+fn bad_config_path(text: &str) -> Error {
+    Error::new(
+        Family::Corrupt,
+        format!("the catalog's config.vmx is \"{text}\": expected \"[datastore] folder/name.vmx\""),
+    )
+}
+
+/// The names that the new folder will hold, whatever their case.
+#[derive(Default)]
+struct Names(HashSet<String>);
+
+impl Names {
+    fn take(&mut self, name: &str) {
+        self.0.insert(name.to_lowercase());
+    }
+
+    /// Takes the names of a flat disk, descriptor and data, if both are free.
+    fn take_disk(&mut self, descriptor: &str) -> bool {
+        let stem = descriptor.strip_suffix(".vmdk").unwrap_or(descriptor);
+        let both = [descriptor.to_lowercase(), format!("{stem}-flat.vmdk").to_lowercase()];
+        let free = both.iter().all(|name| !self.0.contains(name));
+        if free {
+            self.0.extend(both);
+        }
+        free
+    }
+}
+
+/// Gives every disk a descriptor and a data file of its own. Disks may come from several datastores under one name; here they share a
+/// folder.
+fn plan_disks(backup: &Backup, stem: &str, rename: bool, names: &mut Names) -> Result<Vec<PlannedDisk>> {
+    let mut disks = Vec::new();
     for (index, disk) in backup.disks.iter().enumerate() {
         let original = disk.disk_name.as_deref().and_then(split_path).and_then(|(_, path)| path.rsplit('/').next());
-        let to = match (rename, original, index) {
+        let wish = match (rename, original, index) {
             (false, Some(original), _) => original.to_owned(),
             (_, _, 0) => format!("{stem}.vmdk"),
             (_, _, n) => format!("{stem}_{n}.vmdk"),
         };
-        if vmdk_rs::PlainName::new(&to).is_err() || !to.ends_with(".vmdk") {
+        if vmdk_rs::PlainName::new(&wish).is_err() || !wish.ends_with(".vmdk") {
             return Err(Error::new(
                 Family::Corrupt,
-                format!("the catalog calls the file of {} \"{to}\"", disk.address),
+                format!("the catalog calls the file of {} \"{wish}\"", disk.address),
             ));
         }
-        // Disks of one VM may come from two datastores under one name; here they share a folder.
-        let taken = disks.iter().any(|other| other.to.eq_ignore_ascii_case(&to));
-        let to = if taken { format!("{stem}_{index}.vmdk") } else { to };
+        let others = (1..=backup.disks.len() * 2).map(|n| format!("{stem}_{n}.vmdk"));
+        let to = std::iter::once(wish)
+            .chain(others)
+            .find(|name| names.take_disk(name))
+            .ok_or_else(|| Error::new(Family::Corrupt, format!("no file name is free for {}", disk.address)))?;
         disks.push(PlannedDisk {
             address: disk.address.clone(),
             from: disk.file.clone(),
@@ -208,6 +263,31 @@ mod tests {
             assert_eq!(split_path(path), Some(("ds 1", "vm/vm.vmx")));
         }
         assert_eq!(split_path("vm/vm.vmx"), None);
+    }
+
+    #[test]
+    fn two_disks_never_share_a_file() {
+        let mut names = Names::default();
+        assert!(names.take_disk("vm.vmdk") && names.take_disk("vm_1.vmdk"));
+        for taken in ["VM.vmdk", "vm-flat.vmdk", "vm_1-FLAT.vmdk"] {
+            assert!(!names.take_disk(taken), "{taken}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_path_that_climbs_is_data_gone_wrong() {
+        for bad in [
+            "[ds] ../x/vm.vmx",
+            "[ds] a/./vm.vmx",
+            "[ds] a//vm.vmx",
+            "[ds] vm.vmx",
+            "[] a/vm.vmx",
+            "[ds] a/vm.txt",
+            "a/vm.vmx",
+        ] {
+            assert_eq!(config_path(bad).unwrap_err().family(), Family::Corrupt, "{bad}");
+        }
+        assert_eq!(config_path("[ds 1] a/b/vm 1.vmx").unwrap(), ("ds 1", "a/b/vm 1.vmx"));
     }
 
     #[test]

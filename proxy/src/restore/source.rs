@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use blockdev::ReadAt;
+use rustix::fs::{Mode, OFlags};
 use vmdk_rs::{Image, PlainName};
 
 use crate::error::{Context, Error, Family, Result};
@@ -119,9 +120,20 @@ fn open_disks(directory: &Path, catalog: &Catalog, manifest: Option<&Manifest>) 
     for (key, file) in catalog.pairs() {
         let Some(address) = key.strip_prefix("disk.").and_then(|rest| rest.strip_suffix(".filename")) else { continue };
         let path = directory.join(file);
+        refuse_links(&path)?;
         let image =
             vmdk_rs::open_path(&path).map_err(|e| crate::image_error(e, format!("cannot open {}", path.display())))?;
-        let entry = manifest.and_then(|m| m.disks.iter().find(|d| d.address == address));
+        let entry = match manifest {
+            None => None,
+            Some(manifest) => {
+                let found = manifest.disks.iter().find(|disk| disk.address == address && disk.file == file);
+                let what = || format!("the catalog's {key} = \"{file}\" is not in the manifest");
+                Some(
+                    found
+                        .ok_or_else(|| Error::new(Family::Corrupt, what()).hint("use the catalog as it was written"))?,
+                )
+            }
+        };
         if let Some(entry) = entry
             && entry.capacity != image.size().0
         {
@@ -145,10 +157,25 @@ fn open_disks(directory: &Path, catalog: &Catalog, manifest: Option<&Manifest>) 
     Ok(disks)
 }
 
+/// A backup may come from anywhere: a link in it could name any file of this machine, and a pipe would wait for ever.
+fn refuse_links(path: &Path) -> Result<()> {
+    let what = || format!("cannot read {}", path.display());
+    let metadata = fs::symlink_metadata(path).map_err(|e| Error::new(Family::Corrupt, what()).caused_by(e))?;
+    if metadata.is_file() {
+        return Ok(());
+    }
+    Err(Error::new(Family::Corrupt, format!("{} is no regular file", path.display())))
+}
+
 pub(super) fn read_small(path: &Path) -> Result<Vec<u8>> {
+    let what = || format!("cannot read {}", path.display());
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(std::io::Error::from).failed(what)?);
+    if !file.metadata().failed(what)?.is_file() {
+        return Err(Error::new(Family::Corrupt, format!("{} is no regular file", path.display())));
+    }
     let mut bytes = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(MAX_SMALL_FILE + 1).read_to_end(&mut bytes));
-    read.failed(|| format!("cannot read {}", path.display()))?;
+    file.take(MAX_SMALL_FILE + 1).read_to_end(&mut bytes).failed(what)?;
     if bytes.len() as u64 > MAX_SMALL_FILE {
         return Err(Error::new(Family::Corrupt, format!("{} is longer than 64 MiB", path.display())));
     }
