@@ -28,11 +28,13 @@ judges=(
 fixture=(cpio busybox-static syslinux syslinux-common)
 # The foreign client's and the foreign server's tools.
 vsphere=(python3-venv golang-go golang-github-vmware-govmomi-dev)
+# Backup products that the integration modules serve.
+products=(restic)
 # qemu-img judges every VMDK; the machine boots what was restored.
 qemu=(qemu-utils qemu-system-x86 seabios)
 
 packages() {
-    apt_stable "${judges[@]}" "${fixture[@]}" "${vsphere[@]}"
+    apt_stable "${judges[@]}" "${fixture[@]}" "${vsphere[@]}" "${products[@]}"
     apt_backports "${qemu[@]}"
 }
 
