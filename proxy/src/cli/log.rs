@@ -41,13 +41,19 @@ struct Lines {
     style: Style,
 }
 
+/// What an event says, and ` name=value` for each of its other fields.
 #[derive(Default)]
-struct Message(String);
+struct Message {
+    text: String,
+    fields: String,
+}
 
 impl Visit for Message {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
-            self.0 = format!("{value:?}");
+            self.text = format!("{value:?}");
+        } else {
+            self.fields.push_str(&format!(" {}={value:?}", field.name()));
         }
     }
 }
@@ -70,7 +76,7 @@ where
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut message = Message::default();
         event.record(&mut message);
-        let text = message.0.replace('\n', " ");
+        let text = format!("{}{}", message.text, message.fields).replace('\n', " ");
         let level = level_name(*event.metadata().level());
         match self.style {
             Style::Plain => writeln!(out, "{level}: {text}"),

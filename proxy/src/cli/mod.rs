@@ -87,9 +87,10 @@ async fn dispatch(command: Command) -> Result<()> {
             Some(directory) => clap_mangen::generate_to(Cli::command(), &directory).map_err(|e| {
                 Error::new(Family::Failed, format!("cannot write to {}", directory.display())).caused_by(e)
             }),
-            None => clap_mangen::Man::new(Cli::command())
-                .render(&mut std::io::stdout())
-                .failed(|| "cannot write the manual page".into()),
+            None => match clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()) {
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+                rendered => rendered.failed(|| "cannot write the manual page".into()),
+            },
         },
     }
 }

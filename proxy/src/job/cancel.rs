@@ -1,9 +1,13 @@
 use std::future::Future;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::error::{Context, Error, Family, Result};
+
+/// Signals this close together are one wish: a service manager signals the whole group, and a wrapper script passes its own on.
+const ONE_WISH: Duration = Duration::from_secs(1);
 
 /// Whether the user wants the run to stop. Clones share the wish.
 #[derive(Clone, Debug)]
@@ -19,6 +23,13 @@ impl Cancel {
         Self { wish: watch::channel(false).1 }
     }
 
+    /// Cancelled by sending `true`.
+    #[cfg(test)]
+    pub(crate) fn by_hand() -> (watch::Sender<bool>, Self) {
+        let (sender, wish) = watch::channel(false);
+        (sender, Self { wish })
+    }
+
     /// Cancelled by the first SIGINT, SIGTERM or SIGHUP. The second one ends the process at once with exit code 130; the journal
     /// then remembers what is left.
     ///
@@ -27,21 +38,32 @@ impl Cancel {
     pub fn on_signals() -> Result<Self> {
         let (sender, wish) = watch::channel(false);
         let catch = |kind| signal(kind).failed(|| "cannot catch signals".into());
+        // A file that grows past a limit then is an error like a full disk, and no sudden death.
+        drop(catch(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
         let (mut interrupt, mut terminate, mut hangup) =
             (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?, catch(SignalKind::hangup())?);
         tokio::spawn(async move {
-            for again in [false, true] {
+            let mut first: Option<Instant> = None;
+            loop {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
                     _ = hangup.recv() => {}
                 }
-                if again {
-                    crate::tell("Stopped at once; `stillframe cleanup` undoes what is left.");
-                    std::process::exit(i32::from(Family::Cancelled.exit_code()));
+                match first {
+                    None => {
+                        first = Some(Instant::now());
+                        let _ = sender.send(true); // nobody listening is nobody to stop
+                        crate::tell(
+                            "Cancelling: removing the snapshot and what was written. A second signal stops at once.",
+                        );
+                    }
+                    Some(at) if at.elapsed() < ONE_WISH => {}
+                    Some(_) => {
+                        crate::tell("Stopped at once; `stillframe cleanup` undoes what is left.");
+                        std::process::exit(i32::from(Family::Cancelled.exit_code()));
+                    }
                 }
-                let _ = sender.send(true); // nobody listening is nobody to stop
-                crate::tell("Cancelling: removing the snapshot and what was written. A second signal stops at once.");
             }
         });
         Ok(Self { wish })

@@ -12,7 +12,8 @@ use vsphere::{Client, DatastoreFile, DatastorePath, Moref, RangeBody};
 use super::remote_file::RemoteFile;
 use super::{Allocation, ByteStream, FrozenDisk, Span};
 use crate::error::{Context, Error, Family, Result};
-use crate::hypervisor::{Disk, NativeDisk, SnapshotId, VmConfig, from_vsphere};
+use crate::hypervisor::{Disk, NativeDisk, SnapshotId, VmConfig, from_vsphere, worth_rereading};
+use crate::job::{Cancel, Retry, with_retries};
 
 /// A descriptor is text; a longer one is no descriptor.
 const MAX_DESCRIPTOR: u64 = 1 << 20;
@@ -21,6 +22,25 @@ const CHAIN_READ: u64 = 1 << 20;
 
 fn path_of(text: &str) -> Result<DatastorePath> {
     text.parse().map_err(|e: vsphere::DatastorePathError| Error::new(Family::Usage, e.to_string()))
+}
+
+/// Asks for something small until it comes, as long as trying again can help.
+async fn persistent<T, F>(what: &str, work: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    with_retries(Retry::READS, &Cancel::never(), what, worth_rereading, work).await
+}
+
+async fn read_small(file: &DatastoreFile, limit: u64) -> Result<Bytes> {
+    let what = format!("reading {}", file.path());
+    persistent(&what, || async { file.read_all(limit).await.map_err(from_vsphere) }).await
+}
+
+/// The size of a datastore file in bytes.
+pub(super) async fn size_of(file: &DatastoreFile) -> Result<u64> {
+    let what = format!("reading {}", file.path());
+    persistent(&what, || async { file.size().await.map_err(from_vsphere) }).await
 }
 
 /// Opens a frozen disk: a plain flat file is streamed as it lies, anything else goes through the image reader.
@@ -33,11 +53,8 @@ pub(super) async fn open(
     let NativeDisk::VSphere(native) = &disk.native;
     let datacenter = &vm.place.datacenter;
     let what = || format!("cannot open {}", disk.file);
-    let text = client
-        .datastore_file(datacenter, &native.file)
-        .read_all(MAX_DESCRIPTOR)
-        .await
-        .map_err(|e| from_vsphere(e).within(what()))?;
+    let text = read_small(&client.datastore_file(datacenter, &native.file), MAX_DESCRIPTOR).await;
+    let text = text.map_err(|e| e.within(what()))?;
     let descriptor = Descriptor::parse(&text).map_err(|e| corrupt(e, disk))?;
     let areas = Areas {
         client: client.clone(),
@@ -48,8 +65,8 @@ pub(super) async fn open(
     };
     if let Some(name) = flat_name(&descriptor, disk.capacity) {
         let name = PlainName::new(&name).map_err(|e| corrupt(e, disk))?;
-        let file = client.datastore_file(datacenter, &native.file.beside(name.as_str()));
-        let size = file.size().await.map_err(|e| from_vsphere(e).within(what()))?;
+        let file = client.datastore_file(datacenter, &native.file.in_same_folder(name.as_str()));
+        let size = size_of(&file).await.map_err(|e| e.within(what()))?;
         if size < disk.capacity {
             return Err(Error::new(
                 Family::Corrupt,
@@ -60,11 +77,14 @@ pub(super) async fn open(
     }
     let image = open_chain(client.clone(), datacenter.clone(), native.file.clone(), Arc::new(text.to_vec())).await;
     let image = image.map_err(|e| e.within(what()))?;
-    if image.size().0 != disk.capacity {
-        return Err(Error::new(
-            Family::Corrupt,
-            format!("{} describes {} bytes, and its disk has {}", disk.file, image.size().0, disk.capacity),
-        ));
+    // A host's deltas are as large as what they are deltas to; a shorter parent would be read as zeros behind its end.
+    for (file, descriptor) in image.chain() {
+        let sectors = descriptor.extents.iter().map(|extent| extent.sectors.0).fold(0, u64::saturating_add);
+        let described = sectors.saturating_mul(blockdev::SECTOR_SIZE);
+        if described != disk.capacity {
+            let what = format!("{file} describes {described} bytes, and its disk has {}", disk.capacity);
+            return Err(Error::new(Family::Corrupt, what).within(format!("cannot open {}", disk.file)));
+        }
     }
     Ok(Box::new(ChainDisk { image: Arc::new(image), areas }))
 }
@@ -92,7 +112,7 @@ async fn open_chain(
     let work = move || {
         let name = path.path.rsplit('/').next().unwrap_or_default().to_owned();
         let gate = FnGate::new(|name: &PlainName| {
-            let file = client.datastore_file(&datacenter, &path.beside(name.as_str()));
+            let file = client.datastore_file(&datacenter, &path.in_same_folder(name.as_str()));
             let remote = RemoteFile::open(file, runtime.clone())?;
             Ok(Arc::new(remote) as Arc<dyn ReadAt>)
         });
@@ -215,10 +235,10 @@ pub(crate) fn from_read(error: blockdev::ReadError, what: &str) -> Error {
 pub async fn download_small(link: &crate::hypervisor::Link, datacenter: &str, path: &str, limit: u64) -> Result<Bytes> {
     let crate::hypervisor::Link::VSphere(client) = link;
     let file = client.datastore_file(datacenter, &path_of(path)?);
-    file.read_all(limit).await.map_err(|e| from_vsphere(e).within(format!("cannot read {path}")))
+    read_small(&file, limit).await.map_err(|e| e.within(format!("cannot read {path}")))
 }
 
-/// A datastore file as a stream, with its size.
+/// A datastore file from byte `start` on as a stream, with its whole size.
 ///
 /// # Errors
 /// Those of the server.
@@ -226,12 +246,13 @@ pub async fn download(
     link: &crate::hypervisor::Link,
     datacenter: &str,
     path: &str,
+    start: u64,
 ) -> Result<(u64, Box<dyn ByteStream>)> {
     let crate::hypervisor::Link::VSphere(client) = link;
     let file = client.datastore_file(datacenter, &path_of(path)?);
     let what = || format!("cannot read {path}");
-    let size = file.size().await.map_err(|e| from_vsphere(e).within(what()))?;
-    let body = file.get_range(0, size).await.map_err(|e| from_vsphere(e).within(what()))?;
+    let size = size_of(&file).await.map_err(|e| e.within(what()))?;
+    let body = file.get_range(start, size.saturating_sub(start)).await.map_err(|e| from_vsphere(e).within(what()))?;
     Ok((size, Box::new(body)))
 }
 

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use vmdk_rs::VmdkError;
 use vsphere::DatastoreFile;
 
+use super::https::size_of;
 use crate::hypervisor::worth_rereading;
 use crate::job::{Cancel, Retry, with_retries};
 
@@ -27,7 +28,7 @@ pub(super) struct RemoteFile {
 
 impl RemoteFile {
     pub(super) fn open(file: DatastoreFile, runtime: Handle) -> Result<Self, VmdkError> {
-        let size = runtime.block_on(file.size()).map_err(|e| VmdkError::Io {
+        let size = runtime.block_on(size_of(&file)).map_err(|e| VmdkError::Io {
             action: "open",
             file: file.path().to_string(),
             source: std::io::Error::other(e),

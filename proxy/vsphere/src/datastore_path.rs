@@ -40,9 +40,12 @@ impl DatastorePath {
     /// to this file's folder.
     #[must_use]
     pub fn beside(&self, name: &str) -> Self {
-        if let Ok(path) = name.parse() {
-            return path;
-        }
+        name.parse().unwrap_or_else(|_| self.in_same_folder(name))
+    }
+
+    /// The file called `name` in this file's folder, whatever `name` looks like: for names that an image chose.
+    #[must_use]
+    pub fn in_same_folder(&self, name: &str) -> Self {
         let path = match self.folder() {
             "" => name.to_owned(),
             folder => format!("{folder}/{name}"),
@@ -92,6 +95,8 @@ mod tests {
         let path = DatastorePath::new("ds", "vm/vm.vmx");
         assert_eq!(path.beside("vm.nvram"), DatastorePath::new("ds", "vm/vm.nvram"));
         assert_eq!(path.beside("[other] x/y.vmdk"), DatastorePath::new("other", "x/y.vmdk"));
+        let strange = path.in_same_folder("[other] x.vmdk");
+        assert_eq!(strange, DatastorePath::new("ds", "vm/[other] x.vmdk"));
         assert_eq!(DatastorePath::new("ds", "top.vmx").beside("x"), DatastorePath::new("ds", "x"));
     }
 }

@@ -19,7 +19,7 @@ const USAGE: &str = "usage: vcbMounter -h HOST -u USER [-p PASSWORD] -a SPEC -r 
 const WITH_VALUE: &str = "huparmctMFL";
 
 pub(super) fn main(args: &[String]) -> Result<()> {
-    secret::scrub("vcbMounter", args, WITH_VALUE)?;
+    secret::scrub("vcbMounter", args, WITH_VALUE, USAGE)?;
     let password = secret::handed_over()?;
     let options = Options::parse(args, WITH_VALUE, "U?", USAGE)?;
     if options.has('?') {

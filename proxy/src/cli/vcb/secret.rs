@@ -57,9 +57,9 @@ pub(super) fn handed_over() -> Result<Option<Password>> {
 }
 
 /// Takes `-p` off the command line of this process, if it is there: then this process is replaced, and the call does not come back.
-pub(super) fn scrub(tool: &str, args: &[String], with_value: &str) -> Result<()> {
+pub(super) fn scrub(tool: &str, args: &[String], with_value: &str, usage: &str) -> Result<()> {
     let (kept, Some(password)) = split(args, with_value) else { return Ok(()) };
-    Options::parse(&kept, with_value, "U?", "")?;
+    Options::parse(&kept, with_value, "U?", usage)?;
     let what = || "cannot take the password off the command line".to_owned();
     // Inherited on purpose, so without CLOEXEC.
     let file = memfd_create("stillframe", MemfdFlags::empty()).failed(what)?;
