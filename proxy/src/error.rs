@@ -105,17 +105,22 @@ impl Error {
     #[must_use]
     pub fn line(&self) -> String {
         let mut line = self.what.clone();
+        let mut last = 0; // where the latest text begins
         let mut next = StdError::source(self);
         while let Some(cause) = next {
             let text = cause.to_string();
-            if !line.contains(&text) {
+            if text.starts_with(&line[last..]) {
+                line.truncate(last); // it says the same and more
+                line.push_str(&text);
+            } else if !line.contains(&text) {
                 line.push_str(": ");
+                last = line.len();
                 line.push_str(&text);
             }
             next = cause.source();
         }
         if let Some(hint) = self.find_hint() {
-            line.push_str(". (Hint: ");
+            line.push_str(if line.ends_with('.') { " (Hint: " } else { ". (Hint: " });
             line.push_str(hint);
             line.push(')');
         }
@@ -159,6 +164,12 @@ mod tests {
         let inner = Error::new(Family::Corrupt, "the catalog is damaged").hint("restore it from the copy");
         let line = inner.within("cannot restore vm1").within("cannot restore vm1").line();
         assert_eq!(line, "cannot restore vm1: the catalog is damaged. (Hint: restore it from the copy)");
+    }
+
+    #[test]
+    fn a_cause_that_says_the_same_and_more_takes_the_place() {
+        let inner = Error::new(Family::Failed, "cannot connect to vc:443: connection refused");
+        assert_eq!(inner.within("cannot connect to vc:443").line(), "cannot connect to vc:443: connection refused");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod flat;
 mod geometry;
 mod layout;
 mod options;
+mod out_file;
 mod sparse;
 mod tables;
 mod writer;

@@ -120,6 +120,11 @@ impl ConnectionUri {
     }
 }
 
+/// A piece of a URI for a message: what stands before an `@` may hold a password.
+fn without_user(text: &str) -> String {
+    text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, rest)| format!("…@{rest}"))
+}
+
 fn split_authority(authority: &str) -> Result<(String, u16)> {
     let bad_port = || usage(format!("the port in \"{authority}\" is not a number from 1 to 65535"));
     let (host, port) = if let Some(rest) = authority.strip_prefix('[') {
@@ -150,7 +155,8 @@ impl FromStr for ConnectionUri {
         if let Some(dir) = uri.strip_prefix("lab:") {
             return Self::lab(dir);
         }
-        let (scheme, rest) = uri.split_once("://").ok_or_else(|| usage(format!("\"{uri}\" is no connection URI")))?;
+        let (scheme, rest) =
+            uri.split_once("://").ok_or_else(|| usage(format!("\"{}\" is no connection URI", without_user(uri))))?;
         let scheme = match scheme {
             "vpx" => Scheme::VCenter,
             "esx" => Scheme::Esx,
@@ -163,7 +169,7 @@ impl FromStr for ConnectionUri {
         let (rest, options) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         if !path.is_empty() {
-            return Err(usage(format!("the connection URI has a path \"/{path}\" that means nothing")));
+            return Err(usage(format!("the connection URI has a path \"/{}\" that means nothing", without_user(path))));
         }
         // The last @ separates the user, so administrator@vsphere.local@vcenter works unescaped.
         let (user, authority) = match authority.rsplit_once('@') {

@@ -223,8 +223,8 @@ struct Work {
     sum: Mutex<Sum>,
 }
 
-/// The digest wants its blocks in order, and segments end in any order: early ones wait. As segments are begun in order, no more can wait
-/// than there are streams.
+/// The digest wants its blocks in order, and segments end in any order: early ones wait, 40 bytes for a block. How many can come while
+/// one segment is late is bounded by the time that its retries may take.
 struct Sum {
     capacity: u64,
     builder: DigestBuilder,
@@ -350,5 +350,8 @@ impl Work {
 fn cannot_write(error: vmdk_rs::VmdkError, at: u64) -> Error {
     let error =
         Error::new(Family::Failed, format!("cannot write the image at byte {at:#x} of the disk")).caused_by(error);
-    super::staging::with_space_hint(error)
+    super::with_space_hint(error)
 }
+
+#[cfg(test)]
+mod tests;

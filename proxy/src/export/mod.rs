@@ -14,6 +14,7 @@ pub use copy::{BlockSink, Buffers, Copied, CopyOptions, Discard, copy_disk};
 pub use digest::{BLOCK, DiskDigest, OrderedDigest, digest_of};
 pub use manifest::{Consistency, DiskEntry, FileEntry, MANIFEST_NAME, Manifest, SkippedDisk, VmEntry};
 pub use staging::Staging;
+pub(crate) use staging::with_space_hint;
 
 /// The catalog's name in a backup directory.
 pub const CATALOG_NAME: &str = "catalog";

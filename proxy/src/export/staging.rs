@@ -34,15 +34,20 @@ impl Staging {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let parent = fs::canonicalize(parent).map_err(|e| {
+        // With the slash a file is no directory.
+        let parent = fs::canonicalize(parent.join("")).map_err(|e| {
             usage(format!("the directory {} cannot be used", parent.display()))
                 .caused_by(e)
                 .hint("make it first; only the last part of the path is made by the run")
         })?;
         let target = parent.join(&leaf);
-        if fs::symlink_metadata(&target).is_ok() {
-            return Err(Error::new(Family::Exists, format!("{} exists", target.display()))
-                .hint("remove it or name another directory; nothing is ever overwritten"));
+        match fs::symlink_metadata(&target) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(usage(format!("{} cannot be used", target.display())).caused_by(e)),
+            Ok(_) => {
+                return Err(Error::new(Family::Exists, format!("{} exists", target.display()))
+                    .hint("remove it or name another directory; nothing is ever overwritten"));
+            }
         }
         let partial = parent.join(Self::partial_name(run));
         Ok(Self { target, partial })
@@ -113,7 +118,7 @@ impl Staging {
 }
 
 /// Says what to do if the cause is a full disk.
-pub(super) fn with_space_hint(error: Error) -> Error {
+pub(crate) fn with_space_hint(error: Error) -> Error {
     let mut next = std::error::Error::source(&error);
     let mut full = false;
     while let Some(cause) = next {

@@ -281,8 +281,8 @@ impl Hypervisor for VSphere {
         let inventory = |path: &Option<String>| path.as_deref().map(|path| path.trim_start_matches('/').to_owned());
         let (folder, pool) = (inventory(&wish.folder), inventory(&wish.resource_pool));
         let place = self.client.place(folder.as_deref(), pool.as_deref()).await.map_err(|e| {
-            from_vsphere(e)
-                .within("cannot find the folder or resource pool")
+            Error::new(Family::Failed, "cannot find the folder or resource pool")
+                .caused_by(from_vsphere(e))
                 .hint("name others with --folder and --resource-pool")
         })?;
         let mut stores = self.client.datastores().await.map_err(from_vsphere)?;

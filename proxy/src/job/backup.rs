@@ -13,7 +13,7 @@ use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
 use crate::export::{
     Buffers, CATALOG_NAME, Catalog, Consistency, CopyOptions, Discard, DiskEntry, FileEntry, MANIFEST_NAME, Manifest,
-    SkippedDisk, Staging, VmEntry, copy_disk,
+    SkippedDisk, Staging, VmEntry, copy_disk, with_space_hint,
 };
 use crate::hypervisor::{Bus, Connected, Disk, DiskAddress, Power, VmConfig, VmInfo};
 use crate::transport::{self, Route, Transport};
@@ -288,13 +288,16 @@ impl Work<'_> {
         let label = format!("{} {address}", self.config.info.name);
         let within = |error: Error| error.within(format!("cannot copy {address} of {}", self.config.info.name));
         let link = self.connected.link();
-        let open = transport::open(&link, self.route, &self.config, &snapshot.id, disk);
-        let source: Arc<dyn transport::FrozenDisk> = self.cancel.or_stop(open).await.map_err(within)?.into();
+        let open = || async {
+            let open = transport::open(&link, self.route, &self.config, &snapshot.id, disk);
+            Ok::<Arc<dyn transport::FrozenDisk>, Error>(self.cancel.or_stop(open).await.map_err(within)?.into())
+        };
+        let source = open().await?;
         let file = image_name(disk);
         let options = image_options(&self.config, self.options.subformat, disk);
         let writer = ImageWriter::create(self.staging.path(), &file, &options)
             .failed(|| format!("cannot create {file}"))
-            .map_err(within)?;
+            .map_err(|e| within(with_space_hint(e)))?;
         let writer = Arc::new(writer);
         let meter = self.progress.meter(&label, disk.capacity);
         let copy = CopyOptions {
@@ -302,14 +305,15 @@ impl Work<'_> {
             retry: Retry::READS,
             seed: format!("{}{address}", self.run).into_bytes(),
         };
-        let copied = copy_disk(source.clone(), writer.clone(), buffers, &copy, &meter, self.cancel).await;
+        let copied = copy_disk(source, writer.clone(), buffers, &copy, &meter, self.cancel).await;
         let copied = copied.map_err(within)?;
         meter.finish();
         if self.options.audit {
             let meter = self.progress.meter(&format!("{label} (second reading)"), disk.capacity);
             // Other samples than the first time, so that more of what the host calls unused is looked at.
             let copy = CopyOptions { seed: format!("{} again{address}", self.run).into_bytes(), ..copy };
-            let again = copy_disk(source, Arc::new(Discard), buffers, &copy, &meter, self.cancel).await;
+            // Opened again, because what was read through a chain is kept for a while.
+            let again = copy_disk(open().await?, Arc::new(Discard), buffers, &copy, &meter, self.cancel).await;
             let again = again.map_err(within)?;
             meter.finish();
             if again.digest != copied.digest {
@@ -393,7 +397,7 @@ async fn finish_image(copy: Copying) -> Result<DiskEntry> {
         Arc::into_inner(writer).ok_or_else(|| Error::new(Family::Failed, "an image is still being written"))?;
     let files =
         tokio::task::spawn_blocking(move || writer.finish()).await.failed(|| "an image was not finished".into())?;
-    let files = files.failed(|| format!("cannot finish {}", entry.file))?;
+    let files = files.failed(|| format!("cannot finish {}", entry.file)).map_err(with_space_hint)?;
     entry.files = files.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect();
     Ok(entry)
 }

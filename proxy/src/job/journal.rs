@@ -136,19 +136,27 @@ impl Journal {
         let hidden = folder.join(format!(".{run}.new"));
         let path = folder.join(format!("{run}.jsonl"));
         let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&hidden).failed(what)?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive).failed(what)?;
         let mut journal = Self { file, path: path.clone(), run, next: 1, open: Vec::new() };
-        journal.write(&Record::Begin(Begin {
-            run,
+        let begun = journal.write_head(command, uri).and_then(|()| fs::rename(&hidden, &path).failed(what));
+        if begun.is_err() {
+            let _ = fs::remove_file(&hidden); // it says nothing yet
+        }
+        begun?;
+        sync_folder(&folder).failed(what)?;
+        Ok(journal)
+    }
+
+    fn write_head(&mut self, command: &str, uri: &str) -> Result<()> {
+        let what = || format!("cannot lock the journal of run {}", self.run);
+        flock(&self.file, FlockOperation::NonBlockingLockExclusive).failed(what)?;
+        self.write(&Record::Begin(Begin {
+            run: self.run,
             version: env!("CARGO_PKG_VERSION").into(),
             command: command.into(),
             uri: uri.into(),
             started: jiff::Timestamp::now().to_string(),
             pid: std::process::id(),
-        }))?;
-        fs::rename(&hidden, &path).failed(what)?;
-        sync_folder(&folder).failed(what)?;
-        Ok(journal)
+        }))
     }
 
     /// The run.

@@ -12,7 +12,7 @@ use super::source::{Backup, BackupDisk};
 use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
 use crate::export::{BLOCK, DiskDigest, OrderedDigest};
-use crate::hypervisor::{Connected, VmId, is_refusal};
+use crate::hypervisor::{Connected, VmId, is_refusal, worth_rereading};
 use crate::job::{Act, Cancel, Journal, Meter, Progress, Retry, RunId, no_panic, undone};
 use crate::transport::{self, from_read};
 
@@ -82,7 +82,13 @@ impl Work<'_> {
             return Err(error);
         }
         // Undoing removes a folder only by this mark; until it is there, the folder is empty.
-        hypervisor.mark_folder(&datacenter, &plan.folder, self.run).await?;
+        if let Err(error) = hypervisor.mark_folder(&datacenter, &plan.folder, self.run).await {
+            // Made by us a moment ago; a later run could not tell.
+            if let Err(left) = hypervisor.remove_folder(&datacenter, &plan.folder).await {
+                tracing::warn!("the empty folder {} is left: {}", plan.folder, left.line());
+            }
+            return Err(error);
+        }
         journal.learn(folder, "marked")?;
         let nvram = match &plan.nvram {
             Some((from, to)) => Some((to, backup.checked_file(from)?)),
@@ -156,26 +162,45 @@ impl Work<'_> {
     async fn read_back(&self, planned: &PlannedDisk, flat: &str) -> Result<DiskDigest> {
         let label = format!("{} {} (reading back)", self.plan.name, planned.address);
         let meter = self.progress.meter(&label, planned.capacity);
-        let link = self.connected.link();
         let path = self.path(flat);
-        let digest = self.cancel.or_stop(async {
-            let (size, mut body) = transport::download(&link, &self.plan.datacenter, &path).await?;
-            if size != planned.capacity {
-                return Err(Error::new(
-                    Family::Corrupt,
-                    format!("{path} has {size} bytes instead of {}", planned.capacity),
-                ));
+        let mut digest = OrderedDigest::new(planned.capacity);
+        let (mut at, mut failures) = (0, 0);
+        while at < planned.capacity {
+            let before = at;
+            let read = self.read_on(&path, &mut at, planned.capacity, &mut digest, &meter);
+            let Err(error) = self.cancel.or_stop(read).await else { break };
+            failures = if at > before { 1 } else { failures + 1 };
+            if failures > Retry::READS.times || !worth_rereading(&error) {
+                return Err(error);
             }
-            let mut digest = OrderedDigest::new(size);
-            while let Some(bytes) = body.next().await? {
-                digest.push(&bytes);
-                meter.add(bytes.len() as u64);
-            }
-            Ok(digest.finish())
-        });
-        let digest = digest.await?;
+            let wait = Retry::READS.wait_before(failures - 1);
+            tracing::warn!("{}; reading on at byte {at:#x} in {wait:?}", error.line());
+            tokio::time::sleep(wait).await;
+        }
         meter.finish();
-        Ok(digest)
+        Ok(digest.finish())
+    }
+
+    /// Reads a stored disk from byte `at` to its end; `at` moves with what came.
+    async fn read_on(
+        &self,
+        path: &str,
+        at: &mut u64,
+        capacity: u64,
+        digest: &mut OrderedDigest,
+        meter: &Meter,
+    ) -> Result<()> {
+        let link = self.connected.link();
+        let (size, mut body) = transport::download(&link, &self.plan.datacenter, path, *at).await?;
+        if size != capacity {
+            return Err(Error::new(Family::Corrupt, format!("{path} has {size} bytes instead of {capacity}")));
+        }
+        while let Some(bytes) = body.next().await? {
+            digest.push(&bytes);
+            meter.add(bytes.len() as u64);
+            *at += bytes.len() as u64;
+        }
+        Ok(())
     }
 }
 

@@ -121,8 +121,12 @@ fn open_disks(directory: &Path, catalog: &Catalog, manifest: Option<&Manifest>) 
         let Some(address) = key.strip_prefix("disk.").and_then(|rest| rest.strip_suffix(".filename")) else { continue };
         let path = directory.join(file);
         refuse_links(&path)?;
-        let image =
-            vmdk_rs::open_path(&path).map_err(|e| crate::image_error(e, format!("cannot open {}", path.display())))?;
+        let image = vmdk_rs::open_path(&path).map_err(|e| {
+            let lacking =
+                matches!(&e, vmdk_rs::VmdkError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
+            let what = format!("cannot open {}", path.display());
+            if lacking { Error::new(Family::Corrupt, what).caused_by(e) } else { crate::image_error(e, what) }
+        })?;
         let entry = match manifest {
             None => None,
             Some(manifest) => {

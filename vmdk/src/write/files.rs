@@ -1,12 +1,14 @@
 //! The files of an image that is being written, few of them open at a time.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::out_file::OutFile;
 use crate::VmdkError;
 
-/// The most files open at once: an 8 TiB disk in pieces has 4099, a process may usually open 1024.
+/// The most files open at once, each with up to two descriptors: an 8 TiB disk in pieces has 4099, a process may usually
+/// open 1024.
 const MAX_OPEN: usize = 32;
 
 /// The files that were made, by number.
@@ -14,7 +16,7 @@ const MAX_OPEN: usize = 32;
 pub(super) struct Files {
     paths: Vec<PathBuf>,
     /// Open files, the last used at the end.
-    open: Mutex<Vec<(usize, Arc<File>)>>,
+    open: Mutex<Vec<(usize, Arc<OutFile>)>>,
 }
 
 impl Files {
@@ -34,7 +36,7 @@ impl Files {
     }
 
     /// The open file of a number.
-    pub(super) fn get(&self, number: usize) -> Result<Arc<File>, VmdkError> {
+    pub(super) fn get(&self, number: usize) -> Result<Arc<OutFile>, VmdkError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = open.iter().position(|(n, _)| *n == number) {
             let entry = open.remove(place);
@@ -43,8 +45,7 @@ impl Files {
             return Ok(file);
         }
         let path = self.path(number);
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed("open", path))?;
-        let file = Arc::new(file);
+        let file = Arc::new(OutFile::open(path).map_err(failed("open", path))?);
         if open.len() >= MAX_OPEN {
             open.remove(0);
         }

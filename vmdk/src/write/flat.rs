@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+use super::out_file::OutFile;
 use crate::convert::{div_rem, div_up, to_u64, to_usize};
 use crate::is_zero;
 
@@ -31,7 +32,7 @@ impl FlatBody {
 
     /// Writes `data` at byte `at` of the extent. Zeros are left out where nothing was written before, and punched where
     /// something may have been.
-    pub(super) fn write(&self, file: &File, at: u64, data: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&self, file: &OutFile, at: u64, data: &[u8]) -> io::Result<()> {
         let written_before = self.touch(at, to_u64(data.len()));
         let mut rest = data.chunks(BLOCK_LEN).peekable();
         let (mut start, mut offset) = (0usize, at);
@@ -45,7 +46,7 @@ impl FlatBody {
             let run = data.get(start..end).unwrap_or_default();
             match (zero, written_before) {
                 (false, _) => file.write_all_at(run, offset)?,
-                (true, true) => punch(file, offset, run)?,
+                (true, true) => punch(file.file(), offset, run)?,
                 (true, false) => {}
             }
             start = end;
@@ -84,18 +85,20 @@ mod tests {
 
     #[test]
     fn zeros_are_left_out_first_and_wipe_what_was_written_before() {
-        let file = tempfile::tempfile().unwrap();
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let out = OutFile::open(path.path()).unwrap();
+        let file = out.file();
         file.set_len(8 << 20).unwrap();
         let body = FlatBody::new(8 << 20);
         let mut data = vec![0; 3 << 20];
         data[1 << 20..(1 << 20) + 70_000].fill(7);
-        body.write(&file, 1 << 20, &data).unwrap();
+        body.write(&out, 1 << 20, &data).unwrap();
         let mut read = vec![1; 3 << 20];
         file.read_exact_at(&mut read, 1 << 20).unwrap();
         assert_eq!(read, data);
         let blocks = std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap());
         assert!(blocks <= 256, "{blocks} blocks for 70000 bytes");
-        body.write(&file, 2 << 20, &[0; 65536]).unwrap();
+        body.write(&out, 2 << 20, &[0; 65536]).unwrap();
         file.read_exact_at(&mut read, 1 << 20).unwrap();
         data[1 << 20..(1 << 20) + 65536].fill(0);
         assert_eq!(read, data);

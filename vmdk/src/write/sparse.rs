@@ -9,6 +9,7 @@ use blockdev::SECTOR_SIZE;
 use zerocopy::IntoBytes;
 
 use super::layout::Layout;
+use super::out_file::OutFile;
 use super::tables::Tables;
 use super::{GRAIN_LEN, GRAIN_SECTORS};
 use crate::convert::{sectors_to_bytes, to_u64, to_usize};
@@ -26,7 +27,12 @@ struct State {
     tables: Tables,
     /// The sector at which the next new grain is stored. The layout was made such that it never passes 2^32.
     next: u64,
+    /// The length that the file was given, in bytes: more than is needed.
+    file_len: u64,
 }
+
+/// The file grows in steps of this many bytes: writes that lengthen a file wait for each other.
+const GROWTH: u64 = 64 << 20;
 
 /// A part of the data and the place in the file where it goes.
 struct Piece {
@@ -37,42 +43,24 @@ struct Piece {
 
 impl SparseBody {
     pub(super) fn new(layout: Layout) -> Self {
-        let state = State { tables: Tables::default(), next: layout.over_head.into() };
+        let state = State { tables: Tables::default(), next: layout.over_head.into(), file_len: 0 };
         Self { layout, state: Mutex::new(state) }
     }
 
     /// Writes `data` from grain `grain` of the extent on. Adjacent grains that get adjacent places are one write.
-    pub(super) fn write(&self, file: &File, grain: u64, data: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&self, file: &OutFile, grain: u64, data: &[u8]) -> io::Result<()> {
         let len = to_usize(GRAIN_LEN);
         let zero: Vec<bool> = data.chunks(len).map(is_zero).collect(); // before the lock
-        for piece in self.place(grain, &zero, data.len()) {
+        let pieces = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let pieces = state.place(grain, &zero, data.len());
+            state.grow(file.file())?;
+            pieces
+        };
+        for piece in pieces {
             file.write_all_at(data.get(piece.start..piece.end).unwrap_or_default(), piece.offset)?;
         }
         Ok(())
-    }
-
-    /// Finds or makes the places of grains. Zero grains that are not stored get none.
-    fn place(&self, first: u64, zero: &[bool], len: usize) -> Vec<Piece> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut pieces: Vec<Piece> = Vec::new();
-        let mut start = 0usize;
-        for (grain, zero) in (first..).zip(zero) {
-            let end = start.saturating_add(to_usize(GRAIN_LEN)).min(len);
-            let sector = match (state.tables.get(grain), zero) {
-                (Some(sector), _) => Some(sector),
-                (None, true) => None,
-                (None, false) => state.add(grain),
-            };
-            if let Some(sector) = sector {
-                let offset = sectors_to_bytes(sector.into());
-                match pieces.last_mut() {
-                    Some(last) if last.end == start && last.file_end() == offset => last.end = end,
-                    _ => pieces.push(Piece { start, end, offset }),
-                }
-            }
-            start = end;
-        }
-        pieces
     }
 
     /// Writes the tables and sets the length. Until the header is written too, the file is no image.
@@ -104,6 +92,40 @@ impl SparseBody {
 }
 
 impl State {
+    /// Finds or makes the places of grains. Zero grains that are not stored get none.
+    fn place(&mut self, first: u64, zero: &[bool], len: usize) -> Vec<Piece> {
+        let mut pieces: Vec<Piece> = Vec::new();
+        let mut start = 0usize;
+        for (grain, zero) in (first..).zip(zero) {
+            let end = start.saturating_add(to_usize(GRAIN_LEN)).min(len);
+            let sector = match (self.tables.get(grain), zero) {
+                (Some(sector), _) => Some(sector),
+                (None, true) => None,
+                (None, false) => self.add(grain),
+            };
+            if let Some(sector) = sector {
+                let offset = sectors_to_bytes(sector.into());
+                match pieces.last_mut() {
+                    Some(last) if last.end == start && last.file_end() == offset => last.end = end,
+                    _ => pieces.push(Piece { start, end, offset }),
+                }
+            }
+            start = end;
+        }
+        pieces
+    }
+
+    /// Makes the file long enough for all places that were given out.
+    fn grow(&mut self, file: &File) -> io::Result<()> {
+        let needed = sectors_to_bytes(self.next);
+        if needed > self.file_len {
+            let longer = needed.saturating_add(GROWTH);
+            file.set_len(longer)?;
+            self.file_len = longer;
+        }
+        Ok(())
+    }
+
     fn add(&mut self, grain: u64) -> Option<u32> {
         let sector = u32::try_from(self.next).ok()?; // always: see `next`
         self.next = self.next.saturating_add(GRAIN_SECTORS);
