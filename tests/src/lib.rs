@@ -3,8 +3,10 @@
 //! `tests/run` installs the peers and names their folder in `STILLFRAME_PEERS`. Without it a test that needs one skips,
 //! and says why; where `CI` is `true` nothing may skip, and the test fails.
 
+mod proof;
 mod stage;
 
+pub use proof::{dump, images, info_of, is_identical, manifest, names_in};
 pub use stage::{Outcome, Stage, binary, finish, program as stillframe, tool, vm_of};
 
 use std::env;

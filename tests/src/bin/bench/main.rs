@@ -1,0 +1,90 @@
+//! How fast are we, beside a program that everybody knows? Called by `tests/bench`.
+//!
+//! ```text
+//!   main ── which benchmark ── full_image, big_sparse
+//!                                 ├─ stage: a data directory, a lab served by a process of its own, logins
+//!                                 ├─ disks: the bytes that are copied
+//!                                 ├─ measure: runs programs in turn; time, memory, processor time of each
+//!                                 └─ report: a table for people, JSON for machines
+//! ```
+
+mod big_sparse;
+mod disks;
+mod full_image;
+mod measure;
+mod problem;
+mod report;
+mod stage;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use problem::Result;
+use report::Report;
+
+/// Measures the program beside its peers; without a name, lists the benchmarks.
+#[derive(Parser)]
+#[command(name = "tests/bench")]
+struct Args {
+    /// Which benchmark
+    name: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// How often each program runs; they take turns
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Where the copies go: a file system in memory shows the way without the disk at its end
+    #[arg(long, value_name = "DIR")]
+    dest: Option<PathBuf>,
+    /// Only the programs and forms whose name holds this word; may stand more than once
+    #[arg(long, value_name = "WORD")]
+    only: Vec<String>,
+}
+
+type Benchmark = fn(&Options) -> Result<Report>;
+
+/// Every benchmark: name, what it measures, function.
+const BENCHMARKS: [(&str, &str, Benchmark); 2] = [
+    ("full-image", "a 4 GiB disk, 60 % in use, beside curl and qemu-img convert", full_image::run),
+    ("big-sparse", "a 2 TiB disk with 1 GiB in use", big_sparse::run),
+];
+
+/// How a benchmark is run.
+struct Options {
+    runs: u32,
+    dest: Option<PathBuf>,
+    only: Vec<String>,
+}
+
+impl Options {
+    /// Whether a program or a pair of them was asked for.
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|word| name.contains(word.as_str()))
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let Some(name) = args.name else {
+        for (name, what, _) in BENCHMARKS {
+            println!("{name:12}  {what}");
+        }
+        return ExitCode::SUCCESS;
+    };
+    let Some((_, _, benchmark)) = BENCHMARKS.iter().find(|(known, _, _)| *known == name) else {
+        eprintln!("Error: there is no benchmark {name}; without a name they are listed");
+        return ExitCode::from(2);
+    };
+    match benchmark(&Options { runs: args.runs, dest: args.dest, only: args.only }) {
+        Ok(report) if args.json => println!("{}", report.json()),
+        Ok(report) => print!("{report}"),
+        Err(error) => {
+            eprintln!("Error: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
