@@ -153,11 +153,14 @@ impl ImageWriter {
             let file = self.descriptor_file.as_ref().unwrap_or(&self.files).path(0).display().to_string();
             return Err(VmdkError::WriteFailed { file });
         }
-        for (number, body) in self.bodies.iter().enumerate() {
-            let file = self.files.get(number)?;
-            body.finish(file.file(), &text, self.descriptor_file.is_none())
-                .map_err(failed("write", self.files.path(number)))?;
+        let text_inside = self.descriptor_file.is_none().then_some(text.as_str());
+        // All files in each step: what one file waits for, the system does for all of them, and a large disk has thousands.
+        self.for_each_file(|body, file| body.write_tables(file, text_inside))?;
+        if self.subformat.is_sparse() {
+            self.for_each_file(|_, file| file.sync_all())?;
+            self.for_each_file(Body::write_header)?;
         }
+        self.for_each_file(|_, file| file.sync_all())?;
         if let Some(files) = &self.descriptor_file {
             let file = files.get(0)?;
             let file = file.file();
@@ -167,6 +170,14 @@ impl ImageWriter {
         let dir = if self.dir.as_os_str().is_empty() { Path::new(".") } else { &self.dir };
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("write", dir))?;
         Ok(self.all_paths())
+    }
+
+    fn for_each_file(&self, step: impl Fn(&Body, &File) -> io::Result<()>) -> Result<(), VmdkError> {
+        for (number, body) in self.bodies.iter().enumerate() {
+            let file = self.files.get(number)?;
+            step(body, file.file()).map_err(failed("write", self.files.path(number)))?;
+        }
+        Ok(())
     }
 
     /// Gives the image up and removes its files, as far as they can be removed.
@@ -236,17 +247,16 @@ impl Body {
         Ok(Self::Sparse(SparseBody::new(Layout::new(Sectors(len / SECTOR_SIZE), with_descriptor)?)))
     }
 
-    /// Brings a file to disk; the header last, so that a file with a header is whole.
-    fn finish(&self, file: &File, text: &str, text_inside: bool) -> io::Result<()> {
-        if let Self::Sparse(sparse) = self {
-            sparse.finish_tables(file)?;
-            if text_inside {
-                SparseBody::write_descriptor(file, text)?;
-            }
-            file.sync_all()?;
-            sparse.write_header(file)?;
-        }
-        file.sync_all()
+    /// Writes all but the header.
+    fn write_tables(&self, file: &File, text_inside: Option<&str>) -> io::Result<()> {
+        let Self::Sparse(sparse) = self else { return Ok(()) };
+        sparse.finish_tables(file)?;
+        text_inside.map_or(Ok(()), |text| SparseBody::write_descriptor(file, text))
+    }
+
+    /// Writes the header, once all else is on disk, so that a file with a header is whole.
+    fn write_header(&self, file: &File) -> io::Result<()> {
+        if let Self::Sparse(sparse) = self { sparse.write_header(file) } else { Ok(()) }
     }
 }
 

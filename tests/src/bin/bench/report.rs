@@ -182,13 +182,13 @@ impl fmt::Display for Report {
         if !self.ratios.is_empty() {
             writeln!(
                 f,
-                "\n{:64} {:>18} {:>20} {:>18}",
+                "\n{:75} {:>18} {:>20} {:>18}",
                 "our time / theirs", "both on disk", "theirs not on disk", "all processors"
             )?;
         }
         for ratio in &self.ratios {
             let [durable, ended, cpu] = [ratio.durable, ratio.ended, ratio.cpu].map(|spread| spread.to_string());
-            writeln!(f, "{:64} {durable:>18} {ended:>20} {cpu:>18}", ratio.name)?;
+            writeln!(f, "{:75} {durable:>18} {ended:>20} {cpu:>18}", ratio.name)?;
         }
         writeln!(f)?;
         if !self.held_ms.is_empty() {
