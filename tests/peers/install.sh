@@ -20,6 +20,7 @@ guest_log_slots=1024
 
 # Programs that judge our images and make fixtures, one line per need.
 judges=(
+    libvmdk-utils                       # VMDKs: vmdkinfo
     ntfs-3g dosfstools mtools e2fsprogs # file systems: ntfsinfo, ntfscat, fsck.fat, mdir, e2fsck, debugfs
     fdisk gdisk                         # partition tables: sfdisk, sgdisk
     exfatprogs xfsprogs btrfs-progs     # volumes to be recognised
@@ -42,9 +43,10 @@ govmomi() {
     "$here/govmomi/build.sh" "$peers/govmomi-sim"
 }
 
-pyvmomi() {
-    local venv=$peers/pyvmomi-venv needs=$here/pyvmomi/requirements.txt
-    if cmp -s "$needs" "$venv/requirements.txt" && "$venv/bin/python" -c 'import pyVmomi' 2>/dev/null; then
+# venv NAME MODULES: what NAME/requirements.txt asks for, in NAME-venv; the modules show that it is there.
+venv() {
+    local venv=$peers/$1-venv needs=$here/$1/requirements.txt
+    if cmp -s "$needs" "$venv/requirements.txt" && "$venv/bin/python" -c "import $2" 2>/dev/null; then
         return 0
     fi
     if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
@@ -53,6 +55,14 @@ pyvmomi() {
     fi
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$needs"
     cp "$needs" "$venv/requirements.txt"
+}
+
+pyvmomi() {
+    venv pyvmomi pyVmomi
+}
+
+vmdk() {
+    venv vmdk dissect.hypervisor.disk.vmdk,pyvmdk
 }
 
 linux() {
@@ -67,7 +77,7 @@ if [ "$(dpkg --print-architecture 2>/dev/null)" != amd64 ]; then
     exit 1
 fi
 export PATH=$PATH:/usr/sbin:/sbin
-for part in packages govmomi pyvmomi linux; do
+for part in packages govmomi pyvmomi vmdk linux; do
     echo "peers: $part"
     $part
 done
