@@ -8,7 +8,8 @@ use blockdev::{ByteLen, ByteOffset, ReadAt};
 use crate::convert::{MAX_CAPACITY, sectors_to_bytes, to_u64, to_usize};
 use crate::layer::{Layer, Piece, Source};
 use crate::sparse::{
-    COWD_MAGIC, GrainMap, Grains, HOSTED_MAGIC, HostedHeader, PageCache, SESPARSE_MAGIC, check_inside, read_cowd,
+    COWD_MAGIC, Caches, GrainMap, Grains, HOSTED_MAGIC, HostedHeader, SESPARSE_MAGIC, check_inside, read_cowd,
+    read_sesparse,
 };
 use crate::{Access, CreateType, Descriptor, ExtentLine, ExtentType, Gate, MAX_DESCRIPTOR_LEN, PlainName, VmdkError};
 
@@ -17,7 +18,7 @@ const MAX_DEPTH: usize = 64;
 
 /// Opens a disk and all its parents, the nearest first.
 pub(crate) fn open_chain(file: Arc<dyn ReadAt>, name: &str, gate: &dyn Gate) -> Result<(Layer, Vec<Layer>), VmdkError> {
-    let mut opener = Opener { gate, cache: Arc::default(), extents: 0 };
+    let mut opener = Opener { gate, caches: Arc::default(), extents: 0 };
     let mut seen = HashSet::from([name.to_owned()]);
     let top = opener.layer(file, name)?;
     let mut parents: Vec<Layer> = Vec::new();
@@ -60,8 +61,8 @@ fn check_content(child: &Layer, parent: &Layer) -> Result<(), VmdkError> {
 
 struct Opener<'a> {
     gate: &'a dyn Gate,
-    cache: Arc<PageCache>,
-    /// Sparse extents opened so far, for telling them apart in the cache.
+    caches: Arc<Caches>,
+    /// Sparse extents opened so far, for telling them apart in the caches.
     extents: u32,
 }
 
@@ -79,7 +80,7 @@ impl Opener<'_> {
             return Err(not("it is a redo log (COWD), whose descriptor is another file"));
         }
         if magic == SESPARSE_MAGIC {
-            return Err(not("it is a space-efficient extent, whose descriptor is another file"));
+            return Err(not("it is a space-efficient extent (SESPARSE), whose descriptor is another file"));
         }
         let descriptor = read_descriptor(&*file, name, ByteOffset(0), file.size().0)?;
         check_create_type(&descriptor, name)?;
@@ -119,7 +120,7 @@ impl Opener<'_> {
         let (mut pieces, mut end) = (Vec::new(), 0u64);
         for line in &descriptor.extents {
             let len = extent_len(line, name)?;
-            let source = self.source(line, len, name, &mut files)?;
+            let source = self.source(line, len, &descriptor, name, &mut files)?;
             pieces.push(Piece { start: end, len, source });
             end = end.saturating_add(len);
         }
@@ -138,42 +139,46 @@ impl Opener<'_> {
         &mut self,
         line: &ExtentLine,
         len: u64,
-        descriptor: &str,
+        descriptor: &Descriptor,
+        of: &str,
         files: &mut HashMap<PlainName, Arc<dyn ReadAt>>,
     ) -> Result<Source, VmdkError> {
+        let unsupported = |dialect: &str| VmdkError::Dialect { file: of.to_owned(), dialect: dialect.to_owned() };
         if line.kind == ExtentType::Zero {
             return Ok(Source::Zero);
         }
-        let unsupported =
-            |dialect: &str| VmdkError::Dialect { file: descriptor.to_owned(), dialect: dialect.to_owned() };
         if line.access == Access::NoAccess {
             return Err(unsupported("NOACCESS"));
         }
-        if !is_read(&line.kind) {
-            return Err(unsupported(line.kind.as_str()));
+        let text = line.file.as_deref().unwrap_or_default();
+        if is_device(line, &descriptor.create_type) {
+            return flat(self.gate.open_device(text)?, text, line, len);
         }
-        let name = line.file.as_deref().unwrap_or_default();
-        let name = PlainName::new(name).map_err(|source| VmdkError::Name { name: name.to_owned(), source })?;
-        let file = match files.get(&name) {
-            Some(file) => Arc::clone(file),
-            None => self.gate.open(&name)?,
+        let name = PlainName::new(text).map_err(|source| VmdkError::Name { name: text.to_owned(), source })?;
+        let read_header = match line.kind {
+            ExtentType::Sparse => |file: &dyn ReadAt, name: &str| Ok(HostedHeader::read(file, name)?.grains),
+            ExtentType::VmfsSparse => read_cowd,
+            ExtentType::SeSparse => read_sesparse,
+            ExtentType::Flat | ExtentType::Vmfs => return flat(self.file(&name, files)?, text, line, len),
+            _ => return Err(unsupported(line.kind.as_str())),
         };
-        files.insert(name.clone(), Arc::clone(&file));
-        match line.kind {
-            ExtentType::Sparse => {
-                let header = HostedHeader::read(&*file, name.as_str())?;
-                Ok(Source::Sparse(self.grain_map(file, name.as_str(), header.grains, len)?))
-            }
-            ExtentType::VmfsSparse => {
-                let grains = read_cowd(&*file, name.as_str())?;
-                Ok(Source::Sparse(self.grain_map(file, name.as_str(), grains, len)?))
-            }
-            _ => {
-                let offset = line.offset.unwrap_or_default().to_bytes().unwrap_or(ByteLen(u64::MAX)).0;
-                check_inside(&*file, name.as_str(), "the extent", offset, len)?;
-                Ok(Source::Flat { file, offset })
-            }
+        let file = self.file(&name, files)?;
+        let grains = read_header(&*file, name.as_str())?;
+        Ok(Source::Sparse(self.grain_map(file, name.as_str(), grains, len)?))
+    }
+
+    /// A file of the image, asked of the gate once.
+    fn file(
+        &self,
+        name: &PlainName,
+        files: &mut HashMap<PlainName, Arc<dyn ReadAt>>,
+    ) -> Result<Arc<dyn ReadAt>, VmdkError> {
+        if let Some(file) = files.get(name) {
+            return Ok(Arc::clone(file));
         }
+        let file = self.gate.open(name)?;
+        files.insert(name.clone(), Arc::clone(&file));
+        Ok(file)
     }
 
     fn grain_map(
@@ -187,35 +192,38 @@ impl Opener<'_> {
             return Err(VmdkError::Field {
                 file: name.to_owned(),
                 field: "capacity",
-                position: ByteOffset(0x0c), // in both formats
+                position: ByteOffset(if grains.entries.width() == 8 { 0x10 } else { 0x0c }),
                 actual: grains.capacity / blockdev::SECTOR_SIZE,
                 expected: "at least the sectors that the descriptor says",
             });
         }
         grains.capacity = len; // a header may round up to whole grains, of which the last need not be whole
         self.extents = self.extents.wrapping_add(1); // at most 64 disks of 4100 extents
-        GrainMap::new(file, name, grains, self.extents, Arc::clone(&self.cache))
+        GrainMap::new(file, name, grains, self.extents, Arc::clone(&self.caches))
     }
 }
 
-const fn is_read(kind: &ExtentType) -> bool {
-    matches!(kind, ExtentType::Flat | ExtentType::Vmfs | ExtentType::Sparse | ExtentType::VmfsSparse)
+/// Whether an extent is on a device: by its type, or by a path in an image of a whole disk or of partitions. A plain name there
+/// is a file beside the descriptor, such as the copy of a partition table.
+fn is_device(line: &ExtentLine, create_type: &CreateType) -> bool {
+    let raw = matches!(line.kind, ExtentType::VmfsRdm | ExtentType::VmfsRaw);
+    let on_devices = matches!(create_type, CreateType::FullDevice | CreateType::PartitionedDevice);
+    raw || on_devices
+        && line.kind == ExtentType::Flat
+        && PlainName::new(line.file.as_deref().unwrap_or_default()).is_err()
 }
 
-/// Allows the create types whose extents are plain files; what an extent is, its own type says.
+fn flat(file: Arc<dyn ReadAt>, name: &str, line: &ExtentLine, len: u64) -> Result<Source, VmdkError> {
+    let offset = line.offset.unwrap_or_default().to_bytes().unwrap_or(ByteLen(u64::MAX)).0;
+    check_inside(&*file, name, "the extent", offset, len)?;
+    Ok(Source::Flat { file, name: name.to_owned(), offset })
+}
+
+/// Allows the create types that are known; what an extent is, its own type says.
 fn check_create_type(descriptor: &Descriptor, name: &str) -> Result<(), VmdkError> {
     match &descriptor.create_type {
-        CreateType::MonolithicFlat
-        | CreateType::MonolithicSparse
-        | CreateType::TwoGbMaxExtentFlat
-        | CreateType::TwoGbMaxExtentSparse
-        | CreateType::Vmfs
-        | CreateType::VmfsThin
-        | CreateType::VmfsPreallocated
-        | CreateType::VmfsEagerZeroedThick
-        | CreateType::VmfsSparse
-        | CreateType::Custom => Ok(()),
-        other => Err(VmdkError::Dialect { file: name.to_owned(), dialect: other.to_string() }),
+        CreateType::Other(other) => Err(VmdkError::Dialect { file: name.to_owned(), dialect: other.clone() }),
+        _ => Ok(()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The text that describes a disk: Virtual Disk Format 1.1, section "The Descriptor File".
 
+mod database;
 mod error;
 mod kinds;
 mod lines;
@@ -90,20 +91,6 @@ impl Descriptor {
     #[must_use]
     pub fn capacity(&self) -> Option<Sectors> {
         self.extents.iter().try_fold(0u64, |sum, extent| sum.checked_add(extent.sectors.0)).map(Sectors)
-    }
-
-    /// The value of a key of the disk database, such as `ddb.adapterType`. Letter case does not count.
-    #[must_use]
-    pub fn ddb(&self, key: &str) -> Option<&str> {
-        self.ddb.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, value)| value.as_str())
-    }
-
-    /// Sets a key of the disk database in its place, or adds it at the end.
-    pub fn set_ddb(&mut self, key: &str, value: &str) {
-        match self.ddb.iter_mut().find(|(k, _)| k.eq_ignore_ascii_case(key)) {
-            Some((_, old)) => value.clone_into(old),
-            None => self.ddb.push((key.to_owned(), value.to_owned())),
-        }
     }
 }
 

@@ -65,6 +65,12 @@ pub enum VmdkError {
         /// The name.
         name: String,
     },
+    /// The caller provides no such device.
+    #[error("the image stands for the device {name:?}, and no such device was provided")]
+    NoDevice {
+        /// The name in the descriptor.
+        name: String,
+    },
     /// The file is no descriptor and holds none.
     #[error("{file} is not a descriptor: {found}")]
     NotADescriptor {
@@ -118,6 +124,28 @@ pub enum VmdkError {
         end: ByteOffset,
         /// The size of the file.
         size: ByteLen,
+    },
+    /// A stream ends without its footer: it was cut off, or is still being written.
+    #[error(
+        "the stream {file} should end with a footer, and has {found} at byte {at}: it was cut off or is not finished"
+    )]
+    NoFooter {
+        /// The file.
+        file: String,
+        /// Where something else was found.
+        at: ByteOffset,
+        /// What was found.
+        found: &'static str,
+    },
+    /// A compressed grain cannot be unpacked.
+    #[error("the compressed grain at byte {position} of {file} is damaged: {problem}")]
+    PackedGrain {
+        /// The file.
+        file: String,
+        /// Where its marker begins.
+        position: ByteOffset,
+        /// What is wrong.
+        problem: &'static str,
     },
     /// The descriptor says that the disk is a delta, but not to which parent.
     #[error("{file} is a delta to content {parent_content_id:08x}, but has no parentFileNameHint")]
@@ -184,14 +212,18 @@ impl VmdkError {
                 ReadError::Unsupported { .. } => ErrorFamily::Unsupported,
                 _ => ErrorFamily::Corrupt,
             },
-            Self::Dialect { .. } | Self::Unsupported { .. } | Self::Denied { .. } | Self::Request { .. } => {
-                ErrorFamily::Unsupported
-            }
+            Self::Dialect { .. }
+            | Self::Unsupported { .. }
+            | Self::Denied { .. }
+            | Self::NoDevice { .. }
+            | Self::Request { .. } => ErrorFamily::Unsupported,
             Self::Descriptor { source, .. } => source.family(),
             Self::NotADescriptor { .. }
             | Self::Name { .. }
             | Self::Field { .. }
             | Self::Short { .. }
+            | Self::NoFooter { .. }
+            | Self::PackedGrain { .. }
             | Self::NoParent { .. }
             | Self::ContentId { .. }
             | Self::Loop { .. }

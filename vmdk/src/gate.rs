@@ -15,6 +15,15 @@ pub trait Gate: Send + Sync {
     /// # Errors
     /// Whatever keeps the caller from granting it; [`VmdkError::Denied`] to refuse.
     fn open(&self, name: &PlainName) -> Result<Arc<dyn ReadAt>, VmdkError>;
+
+    /// Provides the device that an extent stands for: a raw device map, or a disk or partition of the machine that wrote
+    /// the image. `name` is text from the image. Compare it with names you know; never open what it says.
+    ///
+    /// # Errors
+    /// [`VmdkError::NoDevice`], unless the caller provides devices.
+    fn open_device(&self, name: &str) -> Result<Arc<dyn ReadAt>, VmdkError> {
+        Err(VmdkError::NoDevice { name: name.to_owned() })
+    }
 }
 
 /// Opens nothing. Enough for images that are one file.
@@ -54,5 +63,8 @@ where
 impl<G: Gate + ?Sized> Gate for &G {
     fn open(&self, name: &PlainName) -> Result<Arc<dyn ReadAt>, VmdkError> {
         (**self).open(name)
+    }
+    fn open_device(&self, name: &str) -> Result<Arc<dyn ReadAt>, VmdkError> {
+        (**self).open_device(name)
     }
 }

@@ -21,6 +21,28 @@ pub struct Image {
     parents: Vec<Layer>,
 }
 
+/// Where a run of a disk is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement<'a> {
+    /// The run, and what is known of it.
+    pub extent: Extent,
+    /// The disk of the chain that decides: 0 is the one that was opened. For a hole, the last one that was asked.
+    pub depth: usize,
+    /// Where its bytes are stored, if they are. A hole of a flat file has a place too.
+    pub stored: Option<StoredAt<'a>>,
+}
+
+/// A place in a file of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredAt<'a> {
+    /// The file's name.
+    pub file: &'a str,
+    /// The first byte there; of a compressed grain that of its marker.
+    pub offset: ByteOffset,
+    /// Whether it is a compressed grain.
+    pub compressed: bool,
+}
+
 /// Opens the image whose descriptor is the file `path`. All other files must lie in the same folder.
 ///
 /// # Errors
@@ -62,39 +84,58 @@ impl Image {
     /// # Errors
     /// As [`extent_at`](ReadAt::extent_at).
     pub fn extent_at_top(&self, at: ByteOffset) -> Result<Extent, ReadError> {
-        self.extent_in(&[], at)
+        Ok(self.placement_in(&[], at)?.extent)
+    }
+
+    /// As [`extent_at`](ReadAt::extent_at), with the disk of the chain that decides, and the place in its file.
+    ///
+    /// # Errors
+    /// As [`extent_at`](ReadAt::extent_at).
+    pub fn placement_at(&self, at: ByteOffset) -> Result<Placement<'_>, ReadError> {
+        self.placement_in(&self.parents, at)
     }
 
     fn layers(&self) -> impl Iterator<Item = &Layer> {
         std::iter::once(&self.top).chain(&self.parents)
     }
 
-    fn extent_in(&self, parents: &[Layer], at: ByteOffset) -> Result<Extent, ReadError> {
+    fn placement_in<'a>(&'a self, parents: &'a [Layer], at: ByteOffset) -> Result<Placement<'a>, ReadError> {
         self.check(at, 1)?;
-        let run = self.run_at(parents, at.0)?;
-        let (kind, len) = match run.place {
-            Place::Stored { file, offset, flat: true } => {
-                let extent = file.extent_at(ByteOffset(offset))?;
-                (extent.kind, extent.len.0.min(run.len))
+        let (run, depth) = self.run_at(parents, at.0, u64::MAX)?;
+        let (kind, len, stored) = match run.place {
+            Place::Stored { file, name, offset, flat } => {
+                let stored = Some(StoredAt { file: name, offset: ByteOffset(offset), compressed: false });
+                if flat {
+                    let extent = file.extent_at(ByteOffset(offset))?;
+                    (extent.kind, extent.len.0.min(run.len), stored)
+                } else {
+                    (ExtentKind::Data, run.len, stored)
+                }
             }
-            Place::Stored { .. } => (ExtentKind::Data, run.len),
-            Place::Zero => (ExtentKind::Zero, run.len),
-            Place::Hole => (ExtentKind::Hole, run.len),
+            Place::Packed { grain, name, .. } => {
+                let offset = ByteOffset(grain.start());
+                (ExtentKind::Data, run.len, Some(StoredAt { file: name, offset, compressed: true }))
+            }
+            Place::Zero => (ExtentKind::Zero, run.len, None),
+            Place::Hole => (ExtentKind::Hole, run.len, None),
         };
-        Ok(Extent { start: at, len: ByteLen(len), kind })
+        Ok(Placement { extent: Extent { start: at, len: ByteLen(len), kind }, depth, stored })
     }
 
-    /// The run at byte `at` of this disk, or of the first of `parents` that has it; no longer than to the end of the disk.
-    fn run_at<'a>(&'a self, parents: &'a [Layer], at: u64) -> Result<Run<'a>, ReadError> {
-        let mut len = self.top.size.saturating_sub(at);
-        for layer in std::iter::once(&self.top).chain(parents) {
-            let run = layer.run_at(at)?;
+    /// The run at byte `at` of this disk, or of the first of `parents` that has it, and how deep that one is; no longer than
+    /// to the end of the disk. No more is looked at than `want` bytes need.
+    fn run_at<'a>(&'a self, parents: &'a [Layer], at: u64, want: u64) -> Result<(Run<'a>, usize), ReadError> {
+        let mut len = self.top.size.saturating_sub(at).min(want);
+        let mut last = 0;
+        for (depth, layer) in std::iter::once(&self.top).chain(parents).enumerate() {
+            let run = layer.run_at(at, len)?;
             len = len.min(run.len);
+            last = depth;
             if !matches!(run.place, Place::Hole) {
-                return Ok(Run { place: run.place, len });
+                return Ok((Run { place: run.place, len }, depth));
             }
         }
-        Ok(Run { place: Place::Hole, len })
+        Ok((Run { place: Place::Hole, len }, last))
     }
 
     fn check(&self, at: ByteOffset, len: u64) -> Result<(), ReadError> {
@@ -114,7 +155,7 @@ impl ReadAt for Image {
         self.check(at, to_u64(buf.len()))?;
         let (mut at, mut rest) = (at.0, buf);
         while !rest.is_empty() {
-            let run = self.run_at(&self.parents, at)?;
+            let (run, _) = self.run_at(&self.parents, at, to_u64(rest.len()))?;
             let len = to_usize(run.len).min(rest.len());
             let (now, later) = rest.split_at_mut(len);
             run.read(now)?;
@@ -125,7 +166,7 @@ impl ReadAt for Image {
     }
 
     fn extent_at(&self, at: ByteOffset) -> Result<Extent, ReadError> {
-        self.extent_in(&self.parents, at)
+        Ok(self.placement_at(at)?.extent)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use blockdev::{ByteOffset, ReadAt, ReadError};
 
 use crate::Descriptor;
-use crate::sparse::{GrainMap, GrainRun};
+use crate::sparse::{GrainMap, GrainRun, PackedGrain};
 
 /// One disk of a chain.
 pub(crate) struct Layer {
@@ -31,8 +31,8 @@ pub(crate) struct Piece {
 
 /// What holds an extent.
 pub(crate) enum Source {
-    /// A file from byte `offset` on; it was checked to be long enough.
-    Flat { file: Arc<dyn ReadAt>, offset: u64 },
+    /// A file (or device) from byte `offset` on; it was checked to be long enough.
+    Flat { file: Arc<dyn ReadAt>, name: String, offset: u64 },
     /// Nothing: it reads as zeros.
     Zero,
     /// Grains behind tables.
@@ -43,7 +43,9 @@ pub(crate) enum Source {
 #[derive(Clone, Copy)]
 pub(crate) enum Place<'a> {
     /// In a file from byte `offset` on. The file may know holes of its own if it is `flat`.
-    Stored { file: &'a dyn ReadAt, offset: u64, flat: bool },
+    Stored { file: &'a dyn ReadAt, name: &'a str, offset: u64, flat: bool },
+    /// In a compressed grain from byte `inside` on.
+    Packed { grain: PackedGrain<'a>, name: &'a str, inside: u64 },
     /// Nowhere: they are zeros.
     Zero,
     /// Not in this disk.
@@ -59,8 +61,9 @@ pub(crate) struct Run<'a> {
 }
 
 impl Layer {
-    /// The run that begins at byte `at` of this disk. Behind its end everything is a hole.
-    pub(crate) fn run_at(&self, at: u64) -> Result<Run<'_>, ReadError> {
+    /// The run that begins at byte `at` of this disk; no more is looked at than `want` bytes need. Behind its end
+    /// everything is a hole.
+    pub(crate) fn run_at(&self, at: u64, want: u64) -> Result<Run<'_>, ReadError> {
         let behind = self.pieces.partition_point(|piece| piece.start <= at);
         let piece = behind.checked_sub(1).and_then(|index| self.pieces.get(index));
         let Some((piece, inside)) = piece.and_then(|piece| Some((piece, at.checked_sub(piece.start)?))) else {
@@ -70,14 +73,15 @@ impl Layer {
             return Ok(Run { place: Place::Hole, len: u64::MAX });
         };
         let (place, len) = match &piece.source {
-            Source::Flat { file, offset } => {
-                (Place::Stored { file, offset: offset.saturating_add(inside), flat: true }, left)
+            Source::Flat { file, name, offset } => {
+                (Place::Stored { file, name, offset: offset.saturating_add(inside), flat: true }, left)
             }
             Source::Zero => (Place::Zero, left),
-            Source::Sparse(map) => match map.run_at(inside)? {
+            Source::Sparse(map) => match map.run_at(inside, want)? {
                 GrainRun::Stored { start, len } => {
-                    (Place::Stored { file: map.file(), offset: start, flat: false }, len)
+                    (Place::Stored { file: map.file(), name: map.name(), offset: start, flat: false }, len)
                 }
+                GrainRun::Packed { grain, inside, len } => (Place::Packed { grain, name: map.name(), inside }, len),
                 GrainRun::Zero { len } => (Place::Zero, len),
                 GrainRun::Hole { len } => (Place::Hole, len),
             },
@@ -91,6 +95,7 @@ impl Run<'_> {
     pub(crate) fn read(&self, buf: &mut [u8]) -> Result<(), ReadError> {
         match self.place {
             Place::Stored { file, offset, .. } => file.read_exact_at(ByteOffset(offset), buf),
+            Place::Packed { grain, inside, .. } => grain.read(inside, buf),
             Place::Zero | Place::Hole => {
                 buf.fill(0);
                 Ok(())

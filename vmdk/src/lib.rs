@@ -4,6 +4,7 @@
 
 mod chain;
 mod convert;
+mod copy;
 mod descriptor;
 mod error;
 mod folder_gate;
@@ -15,13 +16,17 @@ mod sparse;
 mod write;
 mod zero;
 
+pub use copy::{CopyError, CopyTarget, copy, copy_difference};
 pub use descriptor::{
     Access, CreateType, Descriptor, DescriptorError, ExtentLine, ExtentType, MAX_DESCRIPTOR_LEN, MAX_EXTENTS,
 };
 pub use error::{ErrorFamily, VmdkError};
 pub use folder_gate::FolderGate;
 pub use gate::{DenyGate, FnGate, Gate};
-pub use image::{Image, open_path};
+pub use image::{Image, Placement, StoredAt, open_path};
 pub use name::{NameError, PlainName};
-pub use write::{AdapterType, CreateOptions, Geometry, ImageWriter, Subformat};
+pub use write::{
+    AdapterType, CompressionLevel, CreateOptions, Geometry, ImageWriter, PackedGrains, ParentLink, Prepared, RawStream,
+    RawWriter, StreamWriter, Subformat,
+};
 pub use zero::is_zero;

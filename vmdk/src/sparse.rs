@@ -2,20 +2,27 @@
 //!
 //! ```text
 //!   header -> grain directory -> grain table -> grain
-//!             u32 per table      u32 per grain  8 sectors or more (hosted), 1 or more (ESX)
+//!             one per table      one per grain  8 sectors or more (hosted), 1 or more (ESX)
 //! ```
 //!
-//! Both formats number sectors of the extent's own file in 32 bits, so one [`GrainMap`] serves both.
+//! Hosted extents and ESX redo logs number sectors of their own file in 32 bits; space-efficient ones have typed entries of
+//! 64 bits. [`Entries`] knows both, so one [`GrainMap`] serves all.
 
+mod cache;
 mod cowd;
+mod entries;
 mod grains;
 mod hosted;
-mod pages;
+mod packed;
+mod sesparse;
 
+pub(crate) use cache::Caches;
 pub(crate) use cowd::read_cowd;
+pub(crate) use entries::{Areas, Entries, Entry, ZERO_GRAIN};
 pub(crate) use grains::{GrainMap, GrainRun, Grains};
-pub(crate) use hosted::{HostedHeader, RawHosted};
-pub(crate) use pages::PageCache;
+pub(crate) use hosted::{FOOTER_LEN, GD_AT_END, HostedHeader, Marker, RawHosted, RawMarker};
+pub(crate) use packed::{MARKER_LEN, PackedGrain, most_packed, parse_marker};
+pub(crate) use sesparse::read_sesparse;
 
 use blockdev::{ByteLen, ByteOffset, ReadAt};
 
@@ -37,10 +44,20 @@ pub(crate) fn read_start<const N: usize>(
     name: &str,
     what: &'static str,
 ) -> Result<[u8; N], VmdkError> {
+    read_part(file, name, what, 0)
+}
+
+/// Reads `N` bytes from byte `start` of an extent's file.
+pub(crate) fn read_part<const N: usize>(
+    file: &dyn ReadAt,
+    name: &str,
+    what: &'static str,
+    start: u64,
+) -> Result<[u8; N], VmdkError> {
     let mut bytes = [0; N];
     let len = ByteLen::of(&bytes);
-    check_inside(file, name, what, 0, len.0)?;
-    file.read_exact_at(ByteOffset(0), &mut bytes).map_err(VmdkError::read(name))?;
+    check_inside(file, name, what, start, len.0)?;
+    file.read_exact_at(ByteOffset(start), &mut bytes).map_err(VmdkError::read(name))?;
     Ok(bytes)
 }
 

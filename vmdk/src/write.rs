@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   ImageWriter -- splits --> pieces (one file each) -- FlatBody: bytes at their place, zeros left out
-//!                                                    \- SparseBody: grains in the order they come, tables at the end
+//!                                                    |- SparseBody: grains in the order they come, tables at the end
+//!                                                    \- StreamWriter: compressed grains in the order of the disk
 //! ```
 
 mod files;
@@ -11,13 +12,19 @@ mod geometry;
 mod layout;
 mod options;
 mod out_file;
+mod plan;
+mod raw;
 mod sparse;
+mod stream;
 mod tables;
 mod writer;
 
 pub use geometry::Geometry;
-pub use options::{AdapterType, CreateOptions, Subformat};
-pub use writer::ImageWriter;
+pub use options::{AdapterType, CreateOptions, ParentLink, Subformat};
+pub use raw::{RawStream, RawWriter};
+pub(crate) use sparse::GrainState;
+pub use stream::{CompressionLevel, PackedGrains, StreamWriter};
+pub use writer::{ImageWriter, Prepared};
 
 /// The size of a grain as all products write it: 128 sectors.
 pub(crate) const GRAIN_LEN: u64 = 64 << 10;

@@ -74,7 +74,7 @@ fn descriptors_that_name_other_files_are_refused_before_the_gate() {
         assert_eq!(err.family(), ErrorFamily::Corrupt);
     }
     let err = Image::open(descriptor("fullDevice", "RW 1 FLAT \"/dev/sda\" 0"), "x.vmdk", &gate).unwrap_err();
-    assert_eq!(err.to_string(), "x.vmdk is of the dialect fullDevice, which is not supported");
+    assert_eq!(err.to_string(), "the image stands for the device \"/dev/sda\", and no such device was provided");
 }
 
 #[test]
@@ -131,18 +131,17 @@ fn zero_extents_read_as_zeros_between_others() {
 
 #[test]
 fn extents_that_are_not_read_are_named() {
-    for (line, dialect) in [
-        ("RW 1 SESPARSE \"a\"", "SESPARSE"),
-        ("RW 1 VMFSRDM \"a\"", "VMFSRDM"),
-        ("RW 1 NEW \"a\"", "NEW"),
-        ("NOACCESS 1 FLAT \"a\" 0", "NOACCESS"),
-    ] {
+    for (line, dialect) in [("RW 1 NEW \"a\"", "NEW"), ("NOACCESS 1 FLAT \"a\" 0", "NOACCESS")] {
         let err = Image::open(descriptor("custom", line), "x.vmdk", &zeros(512)).unwrap_err();
         assert_eq!(err.family(), ErrorFamily::Unsupported);
         assert!(matches!(err, VmdkError::Dialect { dialect: d, .. } if d == dialect));
     }
-    let err = Image::open(descriptor("seSparse", "RW 1 SESPARSE \"a\""), "x.vmdk", &zeros(512)).unwrap_err();
-    assert!(matches!(err, VmdkError::Dialect { dialect, .. } if dialect == "seSparse"));
+    let err = Image::open(descriptor("newType", "RW 1 ZERO"), "x.vmdk", &zeros(512)).unwrap_err();
+    assert!(matches!(err, VmdkError::Dialect { dialect, .. } if dialect == "newType"));
+    for kind in ["VMFSRDM", "VMFSRAW"] {
+        let err = Image::open(descriptor("vmfsRawDeviceMap", &format!("RW 1 {kind} \"a\"")), "x.vmdk", &zeros(512));
+        assert!(matches!(err.unwrap_err(), VmdkError::NoDevice { name } if name == "a"));
+    }
 }
 
 #[test]

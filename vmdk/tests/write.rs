@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -35,11 +36,21 @@ fn copy(model: &Path, writer: &ImageWriter, places: &[(u64, u64)]) {
     });
 }
 
+/// Each form is written twice: by threads that write what they like, and by the copier. A stream wants its order.
 fn round_trip(subformat: Subformat, size: u64, places: &[(u64, u64)]) {
+    if subformat != Subformat::StreamOptimized {
+        judge(subformat, size, places, |raw, writer| copy(raw, writer, places));
+    }
+    judge(subformat, size, places, |raw, writer| {
+        vmdk_rs::copy(&FileDisk::open(raw).unwrap(), writer, &|_| ControlFlow::Continue(())).unwrap();
+    });
+}
+
+fn judge(subformat: Subformat, size: u64, places: &[(u64, u64)], copy: impl FnOnce(&Path, &ImageWriter)) {
     let dir = tempfile::tempdir().unwrap();
     let raw = model(&dir.path().join("model.raw"), size, places);
     let writer = ImageWriter::create(dir.path(), "my vm.vmdk", &options(subformat, size)).unwrap();
-    copy(&raw, &writer, places);
+    copy(&raw, &writer);
     let files = writer.finish().unwrap();
     assert_eq!(files[0], dir.path().join("my vm.vmdk"));
     let stored: u64 = files.iter().map(|file| file.metadata().unwrap().blocks() * 512).sum();
@@ -106,7 +117,7 @@ fn an_empty_disk_is_all_hole_and_an_image_nevertheless() {
 
 #[test]
 fn a_range_that_is_written_again_is_replaced() {
-    for subformat in SUBFORMATS {
+    for subformat in SUBFORMATS.into_iter().filter(|form| *form != Subformat::StreamOptimized) {
         let dir = tempfile::tempdir().unwrap();
         let writer = ImageWriter::create(dir.path(), "x.vmdk", &options(subformat, 4 * MIB)).unwrap();
         let (first, second) = (noise(1, 256 << 10), [vec![0; 64 << 10], noise(2, 64 << 10)].concat());

@@ -404,13 +404,10 @@ async fn finish_image(copy: Copying) -> Result<DiskEntry> {
 
 fn image_options(config: &VmConfig, subformat: Subformat, disk: &Disk) -> CreateOptions {
     CreateOptions {
-        subformat,
-        capacity: blockdev::ByteLen(disk.capacity),
         adapter: if disk.address.bus == Bus::Scsi { AdapterType::LsiLogic } else { AdapterType::Ide },
         hardware_version: config.hardware_version,
         uuid: disk.uuid.as_deref().and_then(|uuid| uuid.parse().ok()),
-        tools_version: None,
-        content_id: None,
+        ..CreateOptions::new(subformat, blockdev::ByteLen(disk.capacity))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use blockdev::{ByteLen, ByteOffset, ReadAt};
 use bytes::Bytes;
 use futures_util::stream;
-use vmdk_rs::{AdapterType, CreateOptions, Image, PlainName, Subformat};
+use vmdk_rs::{CreateOptions, Image, PlainName, Subformat};
 
 use super::plan::{PlannedDisk, RestorePlan};
 use super::source::{Backup, BackupDisk};
@@ -239,15 +239,9 @@ fn body(
 /// The descriptor of the restored flat disk: what the backup's said of the hardware, with a new content id.
 fn target_descriptor(image: &Image, flat: &str) -> Result<String> {
     let source = image.descriptor();
-    let options = CreateOptions {
-        subformat: Subformat::VmfsFlat,
-        capacity: ByteLen(image.size().0),
-        adapter: source.ddb("ddb.adapterType").and_then(AdapterType::from_ddb).unwrap_or(AdapterType::LsiLogic),
-        hardware_version: source.ddb("ddb.virtualHWVersion").and_then(|text| text.parse().ok()).unwrap_or(4),
-        uuid: None,
-        tools_version: source.ddb("ddb.toolsVersion").and_then(|text| text.parse().ok()),
-        content_id: None,
-    };
+    // A restored disk beside its original must not have the same UUID.
+    let options =
+        CreateOptions { uuid: None, ..CreateOptions::like(source, Subformat::VmfsFlat, ByteLen(image.size().0)) };
     let what = || "cannot describe the restored disk".to_owned();
     let flat = PlainName::new(flat).failed(what)?;
     Ok(options.flat_descriptor(&flat).failed(what)?.to_string())

@@ -21,7 +21,7 @@ pub enum DescriptorError {
         limit: usize,
     },
     /// The text is in an encoding that is not known here.
-    #[error("the encoding is {actual:?}: UTF-8, windows-1252 and plain ASCII are supported")]
+    #[error("the encoding is {actual:?}: UTF-8 and others of the Encoding Standard that contain ASCII are supported")]
     Encoding {
         /// The declared name.
         actual: String,
@@ -31,6 +31,12 @@ pub enum DescriptorError {
     NotUtf8 {
         /// The first byte that is wrong, counted from 0.
         position: usize,
+    },
+    /// The text is not in the encoding that it declares.
+    #[error("the text is not valid in the declared encoding {encoding}")]
+    Undecodable {
+        /// The declared name.
+        encoding: String,
     },
     /// A line is not what it must be.
     #[error("line {line} is {actual:?}: {expected}")]

@@ -3,28 +3,39 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
+
 use super::{DescriptorError, MAX_DESCRIPTOR_LEN};
 use crate::convert::to_u64;
 
 /// The text of a descriptor up to its first NUL.
 ///
-/// Without a declared encoding, text that is valid UTF-8 is taken as that, other text as windows-1252.
+/// Without a declared encoding, text that is valid UTF-8 is taken as that, other text as windows-1252. The names of
+/// encodings are those of the Encoding Standard (encoding.spec.whatwg.org, section 4.2), among which are all that products
+/// write. Those of which ASCII is no part are refused: the declaration could not be read.
 pub(super) fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, DescriptorError> {
     let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
     if bytes.len() > MAX_DESCRIPTOR_LEN {
         return Err(DescriptorError::TooLong { actual: to_u64(bytes.len()), limit: to_u64(MAX_DESCRIPTOR_LEN) });
     }
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    match (declared_encoding(bytes), str::from_utf8(bytes)) {
-        (_, Ok(text)) if bytes.is_ascii() => Ok(Cow::Borrowed(text)),
-        (None, Ok(text)) => Ok(Cow::Borrowed(text)),
-        (None, Err(_)) => Ok(Cow::Owned(windows_1252(bytes))),
-        (Some(name), decoded) => match (name.to_ascii_lowercase().as_str(), decoded) {
-            ("utf-8" | "utf8", Ok(text)) => Ok(Cow::Borrowed(text)),
-            ("utf-8" | "utf8", Err(e)) => Err(DescriptorError::NotUtf8 { position: e.valid_up_to() }),
-            ("windows-1252" | "cp1252" | "iso-8859-1", _) => Ok(Cow::Owned(windows_1252(bytes))),
-            _ => Err(DescriptorError::Encoding { actual: name }),
+    let utf8 = str::from_utf8(bytes);
+    if let (Ok(text), true) = (utf8, bytes.is_ascii()) {
+        return Ok(Cow::Borrowed(text));
+    }
+    let Some(name) = declared_encoding(bytes) else {
+        return Ok(utf8.map_or_else(|_| WINDOWS_1252.decode_without_bom_handling(bytes).0, Cow::Borrowed));
+    };
+    match Encoding::for_label(name.as_bytes()) {
+        Some(encoding) if encoding == UTF_8 => match utf8 {
+            Ok(text) => Ok(Cow::Borrowed(text)),
+            Err(e) => Err(DescriptorError::NotUtf8 { position: e.valid_up_to() }),
         },
+        Some(encoding) if encoding.is_ascii_compatible() => {
+            let text = encoding.decode_without_bom_handling_and_without_replacement(bytes);
+            text.ok_or(DescriptorError::Undecodable { encoding: name })
+        }
+        _ => Err(DescriptorError::Encoding { actual: name }),
     }
 }
 
@@ -35,19 +46,6 @@ fn declared_encoding(bytes: &[u8]) -> Option<String> {
         let value = value.trim().trim_matches('"');
         key.trim().eq_ignore_ascii_case("encoding").then(|| value.to_owned())
     })
-}
-
-fn windows_1252(bytes: &[u8]) -> String {
-    // Bytes 0x80 to 0x9f of windows-1252 (Unicode's mapping table CP1252.TXT); five are not assigned and stay controls.
-    const HIGH_CONTROLS: [char; 32] = [
-        '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}', '\u{90}', '‘',
-        '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
-    ];
-    let decode = |byte: &u8| {
-        let high = byte.checked_sub(0x80).and_then(|index| HIGH_CONTROLS.get(usize::from(index)));
-        high.copied().unwrap_or(char::from(*byte))
-    };
-    bytes.iter().map(decode).collect()
 }
 
 /// Text as it can stand in a descriptor, between quotation marks.

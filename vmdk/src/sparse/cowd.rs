@@ -6,7 +6,7 @@ use blockdev::{ByteOffset, ReadAt};
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{COWD_MAGIC, Grains, MAX_GRAIN_SECTORS, read_start};
+use super::{COWD_MAGIC, Entries, Grains, MAX_GRAIN_SECTORS, read_start};
 use crate::VmdkError;
 use crate::convert::{sectors_to_bytes, to_u64};
 
@@ -70,7 +70,8 @@ pub(crate) fn read_cowd(file: &dyn ReadAt, name: &str) -> Result<Grains, VmdkErr
         grain_len: sectors_to_bytes(grain.into()),
         table_entries: TABLE_ENTRIES,
         directories: vec![sectors_to_bytes(directory.into())],
-        zero_grains: false,
+        entries: Entries::Sectors { zero_grains: false },
+        packed: false,
     };
     let entries = raw.num_gd_entries.get();
     if u64::from(entries) < grains.table_count() {

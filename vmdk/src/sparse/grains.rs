@@ -2,55 +2,69 @@
 
 use std::sync::Arc;
 
-use blockdev::{ByteLen, ByteOffset, ReadAt, ReadError, SECTOR_SIZE};
+use blockdev::{ByteLen, ByteOffset, ReadAt, ReadError};
 
-use super::pages::PageTail;
-use super::{PageCache, check_inside};
+use super::cache::{Caches, PageTail};
+use super::packed::PackedGrain;
+use super::{Entries, Entry, check_inside};
 use crate::VmdkError;
-use crate::convert::{div_rem, div_up, sectors_to_bytes, to_u64, to_usize};
-
-/// The size of a table entry, in bytes.
-const ENTRY_LEN: u64 = 4;
-
-/// The entry for "reads as zeros, whatever the parent holds", where the header says that it is used.
-const ZERO_GRAIN: u32 = 1;
+use crate::convert::{div_rem, div_up};
 
 /// What the checked header of an extent says about its tables.
 #[derive(Clone, Debug)]
 pub(crate) struct Grains {
     /// The size of the extent, in bytes.
     pub(crate) capacity: u64,
-    /// The size of a grain, in bytes; a multiple of 512, at most 32 MiB.
+    /// The size of a grain, in bytes; a multiple of 512, at most 32 MiB, for compressed grains at most 2 MiB.
     pub(crate) grain_len: u64,
     /// Entries of one grain table, 1 to 4096.
     pub(crate) table_entries: u64,
     /// Where the grain directories begin, in bytes. The first is trusted, the second asked where it is damaged.
     pub(crate) directories: Vec<u64>,
-    /// Whether the entry 1 stands for zeros.
-    pub(crate) zero_grains: bool,
+    /// What the entries of directories and tables mean.
+    pub(crate) entries: Entries,
+    /// Whether each grain is compressed, with a marker before it.
+    pub(crate) packed: bool,
 }
 
 impl Grains {
+    /// The number of grains.
+    pub(crate) fn count(&self) -> u64 {
+        div_up(self.capacity, self.grain_len)
+    }
+
     /// The number of tables, and so of directory entries.
     pub(crate) fn table_count(&self) -> u64 {
-        div_up(div_up(self.capacity, self.grain_len), self.table_entries)
+        div_up(self.count(), self.table_entries)
+    }
+
+    /// Where grain `grain` begins on the extent, or its end.
+    pub(crate) fn until(&self, grain: u64) -> u64 {
+        grain.saturating_mul(self.grain_len).min(self.capacity)
+    }
+
+    /// The bytes of grain `grain` that are part of the extent: less than a whole grain only for the last.
+    pub(crate) fn len_of(&self, grain: u64) -> u64 {
+        self.until(grain.saturating_add(1)).saturating_sub(self.until(grain))
     }
 }
 
-/// The grains of one extent. Tables are read when they are needed, through the image's cache.
+/// The grains of one extent. Tables are read when they are needed, through the image's caches.
 pub(crate) struct GrainMap {
-    file: Arc<dyn ReadAt>,
-    name: String,
-    grains: Grains,
-    owner: u32,
-    cache: Arc<PageCache>,
+    pub(super) file: Arc<dyn ReadAt>,
+    pub(super) name: String,
+    pub(super) grains: Grains,
+    pub(super) owner: u32,
+    pub(super) caches: Arc<Caches>,
 }
 
 /// A run of bytes that are all found (or all missing) in one place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum GrainRun {
+#[derive(Clone, Copy)]
+pub(crate) enum GrainRun<'a> {
     /// `len` bytes from byte `start` of the file.
     Stored { start: u64, len: u64 },
+    /// `len` bytes of a compressed grain, from byte `inside` of it on.
+    Packed { grain: PackedGrain<'a>, inside: u64, len: u64 },
     /// Marked as zeros.
     Zero { len: u64 },
     /// Not allocated.
@@ -67,9 +81,9 @@ impl GrainMap {
         name: &str,
         mut grains: Grains,
         owner: u32,
-        cache: Arc<PageCache>,
+        caches: Arc<Caches>,
     ) -> Result<Self, VmdkError> {
-        let len = grains.table_count().saturating_mul(ENTRY_LEN);
+        let len = grains.table_count().saturating_mul(grains.entries.width());
         let mut first_error = None;
         grains.directories.retain(|start| {
             let inside = check_inside(&*file, name, "the grain directory", *start, len);
@@ -77,7 +91,7 @@ impl GrainMap {
         });
         match first_error {
             Some(error) if grains.directories.is_empty() => Err(error),
-            _ => Ok(Self { file, name: name.to_owned(), grains, owner, cache }),
+            _ => Ok(Self { file, name: name.to_owned(), grains, owner, caches }),
         }
     }
 
@@ -85,11 +99,16 @@ impl GrainMap {
         &*self.file
     }
 
-    /// The run that begins `at` bytes into the extent; `at` is before its end.
-    pub(crate) fn run_at(&self, at: u64) -> Result<GrainRun, ReadError> {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The run that begins `at` bytes into the extent; `at` is before its end. No more entries are looked at than `want`
+    /// bytes need.
+    pub(crate) fn run_at(&self, at: u64, want: u64) -> Result<GrainRun<'_>, ReadError> {
         let mut first_error = None;
         for directory in &self.grains.directories {
-            match self.run_by(*directory, at) {
+            match self.run_by(*directory, at, want) {
                 Ok(run) => return Ok(run),
                 Err(e) => first_error = first_error.or(Some(e)),
             }
@@ -101,70 +120,87 @@ impl GrainMap {
         }))
     }
 
-    fn run_by(&self, directory: u64, at: u64) -> Result<GrainRun, ReadError> {
+    fn run_by(&self, directory: u64, at: u64, want: u64) -> Result<GrainRun<'_>, ReadError> {
         let (grain, inside) = div_rem(at, self.grains.grain_len);
         let (table, index) = div_rem(grain, self.grains.table_entries);
-        let tables = self.entries(directory, table)?;
-        if tables.first() == 0 {
-            let left = to_usize(self.grains.table_count().saturating_sub(table));
-            let empty = to_u64(tables.entries().take(left).take_while(|entry| *entry == 0).count());
-            let first_grain = table.saturating_mul(self.grains.table_entries);
-            let end = empty.saturating_mul(self.grains.table_entries).saturating_add(first_grain);
-            return Ok(GrainRun::Hole { len: self.until(end).saturating_sub(at) });
-        }
-        let table_start = sectors_to_bytes(tables.first().into());
-        let table_len = self.grains.table_entries.saturating_mul(ENTRY_LEN);
-        check_inside(self.file(), &self.name, "a grain table", table_start, table_len)
-            .map_err(|e| e.into_read_error(ByteOffset(at)))?;
-        let entries = self.entries(table_start, index)?;
-        self.run_in_table(&entries, table_start, grain, inside)
+        let want = div_up(inside.saturating_add(want), self.grains.grain_len);
+        let tables = self.tail(directory, table)?;
+        let (entry, _) = tables.first_two(self.grains.entries.width());
+        let place = directory.saturating_add(table.saturating_mul(self.grains.entries.width()));
+        let Some(table_start) = self.table(entry, place, grain)? else {
+            let left = self.grains.table_count().saturating_sub(table);
+            let limit = left.min(div_up(index.saturating_add(want), self.grains.table_entries));
+            let empty = tables.count(self.grains.entries.width(), limit, |entry| entry == 0);
+            let end = table.saturating_add(empty).saturating_mul(self.grains.table_entries);
+            return Ok(GrainRun::Hole { len: self.grains.until(end).saturating_sub(at) });
+        };
+        let tail = self.tail(table_start, index)?;
+        self.run_in_table(&tail, table_start, grain, inside, want)
     }
 
     /// The entries from the one numbered `index` on, of a table or directory that lies in the file.
-    fn entries(&self, start: u64, index: u64) -> Result<PageTail, ReadError> {
-        let at = index.saturating_mul(ENTRY_LEN).saturating_add(start);
-        self.cache.read(self.owner, self.file(), at)
+    fn tail(&self, start: u64, index: u64) -> Result<PageTail, ReadError> {
+        let at = index.saturating_mul(self.grains.entries.width()).saturating_add(start);
+        self.caches.entries(self.owner, self.file(), at)
+    }
+
+    /// Where the table begins that a directory entry names, if it names one. `place` is where the entry stands.
+    fn table(&self, entry: u64, place: u64, grain: u64) -> Result<Option<u64>, ReadError> {
+        let at = ByteOffset(self.grains.until(grain));
+        let start = self.grains.entries.table(entry).map_err(|expected| {
+            let error = self.wrong("the grain directory entry", place, entry, expected);
+            error.into_read_error(at)
+        })?;
+        if let Some(start) = start {
+            let len = self.grains.table_entries.saturating_mul(self.grains.entries.width());
+            check_inside(self.file(), &self.name, "a grain table", start, len).map_err(|e| e.into_read_error(at))?;
+        }
+        Ok(start)
     }
 
     /// The run of alike entries that begins with grain `grain`, in the table at byte `table_start`.
     fn run_in_table(
         &self,
-        entries: &PageTail,
+        tail: &PageTail,
         table_start: u64,
         grain: u64,
         inside: u64,
-    ) -> Result<GrainRun, ReadError> {
+        want: u64,
+    ) -> Result<GrainRun<'_>, ReadError> {
+        let width = self.grains.entries.width();
         let (_, index) = div_rem(grain, self.grains.table_entries);
-        let left = to_usize(self.grains.table_entries.saturating_sub(index));
-        let first = entries.first();
-        let grain_sectors = self.grains.grain_len / SECTOR_SIZE;
-        let stored = first > ZERO_GRAIN || (first == ZERO_GRAIN && !self.grains.zero_grains);
-        let mut wanted = u64::from(first);
-        let alike = entries.entries().take(left).take_while(|entry| {
-            let fits = u64::from(*entry) == wanted;
-            if stored {
-                wanted = wanted.saturating_add(grain_sectors);
+        let (first, second) = tail.first_two(width);
+        let kind = self.grains.entries.grain(first).map_err(|expected| {
+            let place = index.saturating_mul(width).saturating_add(table_start);
+            let error = self.wrong("the grain table entry", place, first, expected);
+            error.into_read_error(ByteOffset(self.grains.until(grain)))
+        })?;
+        if let (Entry::At(start), true) = (kind, self.grains.packed) {
+            return self.packed(grain, start, second, inside);
+        }
+        let limit = self.grains.table_entries.saturating_sub(index).min(want);
+        let mut wanted = kind;
+        let count = tail.count(width, limit, |entry| {
+            let alike = self.grains.entries.grain(entry) == Ok(wanted);
+            if let Entry::At(start) = &mut wanted {
+                *start = start.saturating_add(self.grains.grain_len);
             }
-            fits
+            alike
         });
-        let count = to_u64(alike.count());
-        let len = self.until(grain.saturating_add(count)).saturating_sub(self.until(grain)).saturating_sub(inside);
-        match first {
-            0 => Ok(GrainRun::Hole { len }),
-            ZERO_GRAIN if stored => {
-                Err(self.unannounced(index.saturating_mul(ENTRY_LEN).saturating_add(table_start), grain))
-            }
-            _ if stored => self.stored(grain, first, inside, len),
-            _ => Ok(GrainRun::Zero { len }),
+        let end = self.grains.until(grain.saturating_add(count));
+        let len = end.saturating_sub(self.grains.until(grain)).saturating_sub(inside);
+        match kind {
+            Entry::Hole => Ok(GrainRun::Hole { len }),
+            Entry::Zero => Ok(GrainRun::Zero { len }),
+            Entry::At(start) => self.stored(grain, start, inside, len),
         }
     }
 
-    /// A run that should be stored from sector `sector` on. What lies behind the end of the file is cut off, as long as
+    /// A run that should be stored from byte `start` on. What lies behind the end of the file is cut off, as long as
     /// the first grain is there: the run after it will tell.
-    fn stored(&self, grain: u64, sector: u32, inside: u64, len: u64) -> Result<GrainRun, ReadError> {
-        let start = sectors_to_bytes(sector.into());
-        let place = ByteOffset(self.until(grain));
-        let first_len = self.until(grain.saturating_add(1)).saturating_sub(self.until(grain));
+    fn stored(&self, grain: u64, start: u64, inside: u64, len: u64) -> Result<GrainRun<'_>, ReadError> {
+        let place = ByteOffset(self.grains.until(grain));
+        let first_len = self.grains.len_of(grain);
         check_inside(self.file(), &self.name, "a grain", start, first_len).map_err(|e| e.into_read_error(place))?;
         let start = start.saturating_add(inside);
         let in_file = self.file.size().0.saturating_sub(start);
@@ -173,20 +209,19 @@ impl GrainMap {
         Ok(GrainRun::Stored { start, len })
     }
 
-    /// The error of an entry 1 in a file whose header does not say that it uses zeroed grains.
-    fn unannounced(&self, entry_at: u64, grain: u64) -> ReadError {
-        let error = VmdkError::Field {
-            file: self.name.clone(),
-            field: "the grain table entry",
-            position: ByteOffset(entry_at),
-            actual: ZERO_GRAIN.into(),
-            expected: "no zeroed grain, which the header does not announce",
+    /// A compressed grain whose marker is at byte `start`. The next entry tells about how long it is.
+    fn packed(&self, grain: u64, start: u64, next: u64, inside: u64) -> Result<GrainRun<'_>, ReadError> {
+        let next = match self.grains.entries.grain(next) {
+            Ok(Entry::At(next)) if next > start => next.saturating_sub(start),
+            _ => 0,
         };
-        error.into_read_error(ByteOffset(self.until(grain)))
+        let grain = PackedGrain { map: self, number: grain, start, about: next };
+        grain.check_inside()?;
+        let len = self.grains.len_of(grain.number).saturating_sub(inside);
+        Ok(GrainRun::Packed { grain, inside, len })
     }
 
-    /// Where grain `grain` begins on the extent, or its end.
-    fn until(&self, grain: u64) -> u64 {
-        grain.saturating_mul(self.grains.grain_len).min(self.grains.capacity)
+    fn wrong(&self, field: &'static str, place: u64, actual: u64, expected: &'static str) -> VmdkError {
+        VmdkError::Field { file: self.name.clone(), field, position: ByteOffset(place), actual, expected }
     }
 }

@@ -6,7 +6,7 @@ use blockdev::{ByteOffset, ReadAt, Sectors};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{Grains, HOSTED_MAGIC, MAX_GRAIN_SECTORS, read_start};
+use super::{Entries, Grains, HOSTED_MAGIC, MAX_GRAIN_SECTORS, read_part, read_start};
 use crate::convert::{MAX_CAPACITY, sectors_to_bytes, to_u64};
 use crate::{MAX_DESCRIPTOR_LEN, VmdkError};
 
@@ -47,6 +47,67 @@ impl RawHosted {
     pub(crate) const MARKERS: u32 = 1 << 17;
     /// What a text-mode transfer would change.
     pub(crate) const LINE_END_CHARS: [u8; 4] = *b"\n \r\n";
+    /// `compressAlgorithm` of extents whose grains are compressed.
+    pub(crate) const DEFLATE: u16 = 1;
+}
+
+/// `gdOffset` of a stream: where the directory is, the footer says.
+pub(crate) const GD_AT_END: u64 = u64::MAX;
+
+/// The end of a stream: the footer's marker, the footer, the end-of-stream marker; a sector each.
+pub(crate) const FOOTER_LEN: u64 = 3 * blockdev::SECTOR_SIZE;
+
+/// The largest compressed grain that is read, in sectors: 2 MiB. Every product writes 64 KiB; a grain is unpacked as a whole.
+const MAX_PACKED_GRAIN_SECTORS: u64 = 4096;
+
+/// A marker between grains, as it stands on disk: Virtual Disk Format 1.1, "Markers". Compressed grains begin with its
+/// first 12 bytes.
+#[derive(Clone, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct RawMarker {
+    pub(crate) value: U64,     // 0x00 sectors that follow
+    pub(crate) size: U32,      // 0x08 0: it is no grain
+    pub(crate) kind: U32,      // 0x0c
+    pub(crate) pad: [u8; 496], // 0x10
+}
+
+const _: () = assert!(size_of::<RawMarker>() == 512);
+
+/// What a marker says that does not begin a grain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Marker {
+    /// Nothing follows.
+    EndOfStream,
+    /// A grain table follows.
+    GrainTable,
+    /// The grain directory follows.
+    GrainDirectory,
+    /// The footer follows.
+    Footer,
+}
+
+impl Marker {
+    const ALL: [Self; 4] = [Self::EndOfStream, Self::GrainTable, Self::GrainDirectory, Self::Footer];
+
+    /// Its number on disk.
+    pub(crate) const fn number(self) -> u32 {
+        match self {
+            Self::EndOfStream => 0,
+            Self::GrainTable => 1,
+            Self::GrainDirectory => 2,
+            Self::Footer => 3,
+        }
+    }
+
+    /// The marker of a number.
+    pub(crate) fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|marker| marker.number() == number)
+    }
+
+    /// The marker as it stands on disk, followed by `sectors`.
+    pub(crate) fn raw(self, sectors: u64) -> RawMarker {
+        RawMarker { value: sectors.into(), size: 0.into(), kind: self.number().into(), pad: [0; 496] }
+    }
 }
 
 /// The checked header.
@@ -59,51 +120,127 @@ pub(crate) struct HostedHeader {
 }
 
 impl HostedHeader {
-    /// Reads and checks the header of an extent.
+    /// Reads and checks the header of an extent; that of a stream is completed by its footer.
     ///
     /// # Errors
-    /// Shorter than a header, no `KDMV`, compressed, or any field that contradicts the format.
+    /// Shorter than a header, no `KDMV`, no footer where one should be, or any field that contradicts the format.
     pub(crate) fn read(file: &dyn ReadAt, name: &str) -> Result<Self, VmdkError> {
         let bytes: [u8; 512] = read_start(file, name, "the header")?;
         let raw: RawHosted = zerocopy::transmute!(bytes);
-        Check { raw: &raw, name }.header()
+        let check = Check { raw: &raw, name, start: 0 };
+        let mut header = check.header()?;
+        if raw.gd_offset.get() == GD_AT_END && header.grains.packed {
+            header.grains.directories = check.footer(file)?;
+        }
+        Ok(header)
     }
 }
 
 struct Check<'a> {
     raw: &'a RawHosted,
     name: &'a str,
+    /// Where it stands in the file: 0, or the place of the footer.
+    start: u64,
 }
 
 impl Check<'_> {
     fn header(&self) -> Result<HostedHeader, VmdkError> {
-        let raw = self.raw;
-        if raw.magic != HOSTED_MAGIC {
-            let magic = u32::from_le_bytes(raw.magic).into();
-            return Err(self.wrong("magicNumber", offset_of!(RawHosted, magic), magic, "KDMV"));
-        }
-        let flags = raw.flags.get();
-        let packed = flags & (RawHosted::COMPRESSED | RawHosted::MARKERS) != 0 || raw.compress_algorithm.get() != 0;
-        if packed {
-            return Err(VmdkError::Dialect { file: self.name.to_owned(), dialect: "streamOptimized".to_owned() });
-        }
+        self.magic()?;
+        let flags = self.raw.flags.get();
+        let packed = self.packed(flags)?;
         self.version()?;
         self.line_ends(flags)?;
         let capacity = self.capacity()?;
         Ok(HostedHeader {
             grains: Grains {
                 capacity: sectors_to_bytes(capacity),
-                grain_len: sectors_to_bytes(self.grain_size()?),
+                grain_len: sectors_to_bytes(self.grain_size(packed)?),
                 table_entries: self.table_entries()?,
                 directories: self.directories(flags)?,
-                zero_grains: flags & RawHosted::ZERO_GRAINS != 0,
+                entries: Entries::Sectors { zero_grains: flags & RawHosted::ZERO_GRAINS != 0 },
+                packed,
             },
             descriptor: self.descriptor()?,
         })
     }
 
+    /// The directories that the footer of a stream names. It must agree with the header in all that decides how grains
+    /// are read.
+    fn footer(&self, file: &dyn ReadAt) -> Result<Vec<u64>, VmdkError> {
+        let size = file.size().0;
+        let start = size.saturating_sub(FOOTER_LEN);
+        let [marker, footer, end] = [0, 1, 2].map(|number| sectors_to_bytes(number).saturating_add(start));
+        let cut = |at, found| VmdkError::NoFooter { file: self.name.to_owned(), at: ByteOffset(at), found };
+        if !size.is_multiple_of(blockdev::SECTOR_SIZE) {
+            return Err(cut(size, "the file does not end with a whole sector"));
+        }
+        let read_marker = |at| {
+            let bytes: [u8; 512] = read_part(file, self.name, "the footer", at)?;
+            let raw: RawMarker = zerocopy::transmute!(bytes);
+            Ok(if raw.size.get() == 0 { Marker::from_number(raw.kind.get()) } else { None })
+        };
+        if read_marker(end)? != Some(Marker::EndOfStream) {
+            return Err(cut(end, "no end-of-stream marker"));
+        }
+        if read_marker(marker)? != Some(Marker::Footer) {
+            return Err(cut(marker, "no footer marker"));
+        }
+        let bytes: [u8; 512] = read_part(file, self.name, "the footer", footer)?;
+        let raw: RawHosted = zerocopy::transmute!(bytes);
+        let check = Check { raw: &raw, name: self.name, start: footer };
+        check.magic()?;
+        let decides = |raw: &RawHosted| {
+            (raw.capacity, raw.grain_size, raw.gtes_per_gt, raw.flags.get(), raw.compress_algorithm.get())
+        };
+        if decides(&raw) != decides(self.raw) {
+            return Err(cut(footer, "a footer that contradicts the header"));
+        }
+        if raw.gd_offset.get() == GD_AT_END {
+            return Err(check.wrong(
+                "gdOffset",
+                offset_of!(RawHosted, gd_offset),
+                GD_AT_END,
+                "a sector inside the file",
+            ));
+        }
+        check.directories(raw.flags.get())
+    }
+
+    fn magic(&self) -> Result<(), VmdkError> {
+        let magic = u32::from_le_bytes(self.raw.magic).into();
+        if self.raw.magic == HOSTED_MAGIC {
+            return Ok(());
+        }
+        Err(self.wrong("magicNumber", offset_of!(RawHosted, magic), magic, "KDMV"))
+    }
+
+    /// Whether grains are compressed.
+    fn packed(&self, flags: u32) -> Result<bool, VmdkError> {
+        let compressed = flags & RawHosted::COMPRESSED != 0;
+        let markers = flags & RawHosted::MARKERS != 0;
+        let algorithm = self.raw.compress_algorithm.get();
+        match (compressed, markers, algorithm) {
+            (false, false, _) => Ok(false), // the algorithm says nothing then
+            (true, true, RawHosted::DEFLATE) => Ok(true),
+            (true, true, other) => Err(VmdkError::Unsupported {
+                file: self.name.to_owned(),
+                field: "compressAlgorithm",
+                actual: other.into(),
+                expected: "1 (deflate)",
+            }),
+            // Nobody writes such extents, and readers do not agree about what stands before the data.
+            _ => Err(VmdkError::Unsupported {
+                file: self.name.to_owned(),
+                field: "flags",
+                actual: flags.into(),
+                expected: "compressed grains (bit 16) and markers (bit 17) both, or neither",
+            }),
+        }
+    }
+
     fn wrong(&self, field: &'static str, position: usize, actual: u64, expected: &'static str) -> VmdkError {
-        VmdkError::Field { file: self.name.to_owned(), field, position: ByteOffset(to_u64(position)), actual, expected }
+        let position = ByteOffset(to_u64(position).saturating_add(self.start));
+        VmdkError::Field { file: self.name.to_owned(), field, position, actual, expected }
     }
 
     fn version(&self) -> Result<(), VmdkError> {
@@ -136,12 +273,15 @@ impl Check<'_> {
         Err(self.wrong("capacity", offset_of!(RawHosted, capacity), actual, "1 sector to 64 TiB"))
     }
 
-    fn grain_size(&self) -> Result<u64, VmdkError> {
+    fn grain_size(&self, packed: bool) -> Result<u64, VmdkError> {
         let actual = self.raw.grain_size.get();
-        if actual.is_power_of_two() && (8..=MAX_GRAIN_SECTORS).contains(&actual) {
+        let (most, expected) = match packed {
+            false => (MAX_GRAIN_SECTORS, "a power of two from 8 to 65536 sectors"),
+            true => (MAX_PACKED_GRAIN_SECTORS, "a power of two from 8 to 4096 sectors, as the grains are compressed"),
+        };
+        if actual.is_power_of_two() && (8..=most).contains(&actual) {
             return Ok(actual);
         }
-        let expected = "a power of two from 8 to 65536 sectors";
         Err(self.wrong("grainSize", offset_of!(RawHosted, grain_size), actual, expected))
     }
 
@@ -160,7 +300,8 @@ impl Check<'_> {
         // Sector 0 is the header. A sector behind 2^55 is no byte offset, and behind the end of every file.
         let inside = |sector: &u64| *sector != 0 && sector.leading_zeros() >= 9;
         let usable: Vec<u64> = offsets.into_iter().flatten().filter(inside).map(sectors_to_bytes).collect();
-        if usable.is_empty() {
+        let in_footer = self.raw.gd_offset.get() == GD_AT_END && flags & RawHosted::MARKERS != 0;
+        if usable.is_empty() && !in_footer {
             let actual = self.raw.gd_offset.get();
             return Err(self.wrong("gdOffset", offset_of!(RawHosted, gd_offset), actual, "a sector inside the file"));
         }

@@ -2,7 +2,7 @@ use blockdev::{ByteLen, SECTOR_SIZE};
 
 use super::AdapterType;
 
-/// The geometry that is written for old guests: cylinders, heads, sectors per track.
+/// The geometry that old guests see: cylinders, heads, sectors per track.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     /// Cylinders, rounded down.

@@ -6,6 +6,7 @@
 //! ```
 
 use blockdev::{SECTOR_SIZE, Sectors};
+use zerocopy::little_endian::U32;
 
 use super::{GRAIN_SECTORS, TABLE_ENTRIES};
 use crate::VmdkError;
@@ -23,6 +24,7 @@ const TABLE_SECTORS: u64 = TABLE_ENTRIES * 4 / SECTOR_SIZE;
 pub(super) struct Layout {
     capacity: u64,
     descriptor: u64,
+    delta: bool,
     /// The number of grain tables, 65536 at most.
     pub(super) tables: u32,
     /// The redundant directory, then the other; for each its own place and that of its first table.
@@ -34,7 +36,7 @@ pub(super) struct Layout {
 impl Layout {
     /// # Errors
     /// A full extent would pass the 2^32 sectors that tables can number.
-    pub(super) fn new(capacity: Sectors, with_descriptor: bool) -> Result<Self, VmdkError> {
+    pub(super) fn new(capacity: Sectors, with_descriptor: bool, delta: bool) -> Result<Self, VmdkError> {
         let grains = div_up(capacity.0, GRAIN_SECTORS);
         let tables = div_up(grains, TABLE_ENTRIES);
         let descriptor = if with_descriptor { DESCRIPTOR_SECTORS } else { 0 };
@@ -56,6 +58,7 @@ impl Layout {
         Ok(Self {
             capacity: capacity.0,
             descriptor,
+            delta,
             tables: small(tables)?,
             directories: [directory(first)?, directory(second)?],
             over_head: small(over_head)?,
@@ -67,12 +70,20 @@ impl Layout {
         index.saturating_mul(4).saturating_add(first_table) // both below `over_head`
     }
 
+    /// Whether grains that are not stored are the parent's, so that zeros have to be marked.
+    pub(super) const fn is_delta(&self) -> bool {
+        self.delta
+    }
+
     pub(super) fn header(&self) -> RawHosted {
         let [(redundant, _), (directory, _)] = self.directories;
+        let flags = RawHosted::LINE_ENDS | RawHosted::REDUNDANT;
+        // Version 2 is the first with zeroed grains; what needs none stays readable by everything.
+        let (version, zero_grains) = if self.delta { (2, RawHosted::ZERO_GRAINS) } else { (1, 0) };
         RawHosted {
             magic: HOSTED_MAGIC,
-            version: 1.into(),
-            flags: (RawHosted::LINE_ENDS | RawHosted::REDUNDANT).into(),
+            version: U32::new(version),
+            flags: (flags | zero_grains).into(),
             capacity: self.capacity.into(),
             grain_size: GRAIN_SECTORS.into(),
             descriptor_offset: u64::from(self.descriptor > 0).into(),
@@ -97,7 +108,7 @@ mod tests {
 
     #[test]
     fn places_are_those_of_other_writers_of_the_same_disk() {
-        let layout = Layout::new(Sectors(5 << 21), true).unwrap(); // 5 GiB, compared with qemu-img 10.0
+        let layout = Layout::new(Sectors(5 << 21), true, false).unwrap(); // 5 GiB, compared with qemu-img 10.0
         assert_eq!(layout.directories, [(21, 23), (0x297, 0x299)]);
         assert_eq!(layout.over_head, 0x580);
         assert_eq!(layout.tables, 160);
@@ -107,10 +118,10 @@ mod tests {
     fn a_full_extent_must_stay_below_2_to_the_32_sectors() {
         let over_head = 525_312; // header, descriptor, 2 directories of 512 sectors, 2 x 65528 tables of 4, padding
         let largest = (1 << 32) - 128 - over_head;
-        let layout = Layout::new(Sectors(largest), true).unwrap();
+        let layout = Layout::new(Sectors(largest), true, false).unwrap();
         assert_eq!((u64::from(layout.over_head), layout.tables), (over_head, 65_528));
-        assert!(matches!(Layout::new(Sectors(largest + 1), true), Err(VmdkError::Unsupported { .. })));
-        assert!(matches!(Layout::new(Sectors(1 << 32), true), Err(VmdkError::Unsupported { .. })));
-        assert!(matches!(Layout::new(Sectors(u64::MAX), true), Err(VmdkError::Unsupported { .. })));
+        assert!(matches!(Layout::new(Sectors(largest + 1), true, false), Err(VmdkError::Unsupported { .. })));
+        assert!(matches!(Layout::new(Sectors(1 << 32), true, false), Err(VmdkError::Unsupported { .. })));
+        assert!(matches!(Layout::new(Sectors(u64::MAX), true, false), Err(VmdkError::Unsupported { .. })));
     }
 }

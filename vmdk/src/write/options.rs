@@ -9,6 +9,7 @@ use crate::{CreateType, Descriptor, ExtentLine, ExtentType, PlainName, VmdkError
 
 /// The form of a new image. Its [`CreateType`] is of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Subformat {
     /// `x.vmdk` and `x-flat.vmdk`.
     MonolithicFlat,
@@ -20,6 +21,8 @@ pub enum Subformat {
     TwoGbMaxExtentSparse,
     /// `x.vmdk` and `x-flat.vmdk` as ESX writes them.
     VmfsFlat,
+    /// `x.vmdk` alone, compressed, written from its beginning to its end; at most 2 TiB of compressed data.
+    StreamOptimized,
 }
 
 impl Subformat {
@@ -32,7 +35,19 @@ impl Subformat {
             Self::MonolithicSparse => CreateType::MonolithicSparse,
             Self::TwoGbMaxExtentSparse => CreateType::TwoGbMaxExtentSparse,
             Self::VmfsFlat => CreateType::Vmfs,
+            Self::StreamOptimized => CreateType::StreamOptimized,
         }
+    }
+
+    /// Whether it can be a delta: grains that are not stored are the parent's.
+    #[must_use]
+    pub const fn can_be_delta(self) -> bool {
+        self.is_sparse()
+    }
+
+    /// Whether the descriptor lies inside the one file.
+    pub(super) const fn is_one_file(self) -> bool {
+        matches!(self, Self::MonolithicSparse | Self::StreamOptimized)
     }
 
     pub(super) const fn is_sparse(self) -> bool {
@@ -42,7 +57,7 @@ impl Subformat {
     pub(super) const fn extent_type(self) -> ExtentType {
         match self {
             Self::MonolithicFlat | Self::TwoGbMaxExtentFlat => ExtentType::Flat,
-            Self::MonolithicSparse | Self::TwoGbMaxExtentSparse => ExtentType::Sparse,
+            Self::MonolithicSparse | Self::TwoGbMaxExtentSparse | Self::StreamOptimized => ExtentType::Sparse,
             Self::VmfsFlat => ExtentType::Vmfs,
         }
     }
@@ -59,7 +74,7 @@ impl Subformat {
     pub(super) fn piece_name(self, stem: &str, number: usize) -> String {
         match self {
             Self::MonolithicFlat | Self::VmfsFlat => format!("{stem}-flat.vmdk"),
-            Self::MonolithicSparse => format!("{stem}.vmdk"),
+            Self::MonolithicSparse | Self::StreamOptimized => format!("{stem}.vmdk"),
             Self::TwoGbMaxExtentFlat => format!("{stem}-f{number:03}.vmdk"),
             Self::TwoGbMaxExtentSparse => format!("{stem}-s{number:03}.vmdk"),
         }
@@ -75,6 +90,8 @@ pub enum AdapterType {
     BusLogic,
     /// LSI Logic SCSI, parallel or SAS; products write paravirtual SCSI disks so too.
     LsiLogic,
+    /// The SCSI controller of ESX before version 3.
+    LegacyEsx,
 }
 
 impl AdapterType {
@@ -85,15 +102,15 @@ impl AdapterType {
             Self::Ide => "ide",
             Self::BusLogic => "buslogic",
             Self::LsiLogic => "lsilogic",
+            Self::LegacyEsx => "legacyESX",
         }
     }
-}
 
-impl AdapterType {
-    /// The adapter that a value of `ddb.adapterType` names.
+    /// The adapter that a value of `ddb.adapterType` names. Letter case does not count.
     #[must_use]
     pub fn from_ddb(value: &str) -> Option<Self> {
-        [Self::Ide, Self::BusLogic, Self::LsiLogic].into_iter().find(|adapter| adapter.as_str() == value)
+        let all = [Self::Ide, Self::BusLogic, Self::LsiLogic, Self::LegacyEsx];
+        all.into_iter().find(|adapter| adapter.as_str().eq_ignore_ascii_case(value))
     }
 }
 
@@ -120,9 +137,55 @@ pub struct CreateOptions {
     pub tools_version: Option<u32>,
     /// `CID`. Without one it is random.
     pub content_id: Option<u32>,
+    /// The geometry that old guests see. Without one it follows from capacity and adapter.
+    pub geometry: Option<Geometry>,
+    /// The disk that this one is a delta to.
+    pub parent: Option<ParentLink>,
+}
+
+/// What a delta says of its parent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParentLink {
+    /// `parentFileNameHint`: the name of the parent's descriptor beside the delta's.
+    pub file: PlainName,
+    /// `parentCID`: the parent's content ID.
+    pub content_id: u32,
 }
 
 impl CreateOptions {
+    /// A new disk for an LSI Logic controller and virtual hardware 4, the oldest that every product takes, with random IDs
+    /// and no parent.
+    #[must_use]
+    pub const fn new(subformat: Subformat, capacity: ByteLen) -> Self {
+        Self {
+            subformat,
+            capacity,
+            adapter: AdapterType::LsiLogic,
+            hardware_version: 4,
+            uuid: None,
+            tools_version: None,
+            content_id: None,
+            geometry: None,
+            parent: None,
+        }
+    }
+
+    /// A copy of the disk that `source` describes: its adapter, hardware version, UUID and tools version, and if it is of the
+    /// same size its geometry. The copy's content ID is its own, and it has no parent.
+    #[must_use]
+    pub fn like(source: &Descriptor, subformat: Subformat, capacity: ByteLen) -> Self {
+        let new = Self::new(subformat, capacity);
+        let same_size = source.size() == Some(capacity);
+        Self {
+            adapter: source.adapter().unwrap_or(new.adapter),
+            hardware_version: source.hardware_version().unwrap_or(new.hardware_version),
+            uuid: source.uuid(),
+            tools_version: source.tools_version(),
+            geometry: source.geometry().filter(|_| same_size),
+            ..new
+        }
+    }
+
     /// The capacity in sectors.
     ///
     /// # Errors
@@ -154,7 +217,11 @@ impl CreateOptions {
         let content_id = self.content_id.unwrap_or_else(|| random_content_id(Uuid::new_v4()));
         let mut descriptor = Descriptor::new(self.subformat.create_type());
         descriptor.content_id = content_id;
-        let geometry = Geometry::of(self.capacity, self.adapter);
+        if let Some(parent) = &self.parent {
+            descriptor.parent_content_id = Some(parent.content_id);
+            descriptor.parent_file_name_hint = Some(parent.file.as_str().to_owned());
+        }
+        let geometry = self.geometry.unwrap_or_else(|| Geometry::of(self.capacity, self.adapter));
         descriptor.set_ddb("ddb.adapterType", self.adapter.as_str());
         descriptor.set_ddb("ddb.geometry.cylinders", &geometry.cylinders.to_string());
         descriptor.set_ddb("ddb.geometry.heads", &geometry.heads.to_string());
@@ -200,6 +267,7 @@ mod tests {
             uuid: Some(Uuid::from_u128(0x6000_c293_7a0f_9e6e_3c1f_9ab2_c3d4_e5f6)),
             tools_version: Some(12_345),
             content_id: Some(0xabcd_ef01),
+            ..CreateOptions::new(Subformat::VmfsFlat, ByteLen(1 << 30))
         }
     }
 
@@ -214,6 +282,21 @@ mod tests {
         let random = CreateOptions { content_id: None, uuid: None, tools_version: None, ..options() }.descriptor();
         assert!(random.content_id < 0x8000_0000);
         assert_eq!(random.ddb.len(), 6);
+    }
+
+    #[test]
+    fn a_copy_keeps_what_the_disk_was_made_for_but_not_its_content_id() {
+        let mut source = options().descriptor();
+        source.set_ddb("ddb.geometry.heads", "16");
+        source.set_ddb("ddb.adapterType", "ide");
+        source.extents.push(ExtentLine::rw(Sectors(2 << 20), ExtentType::Vmfs, "x-flat.vmdk"));
+        let copy = CreateOptions::like(&source, Subformat::MonolithicSparse, ByteLen(1 << 30));
+        assert_eq!((copy.adapter, copy.hardware_version, copy.tools_version), (AdapterType::Ide, 19, Some(12_345)));
+        assert_eq!((copy.uuid, copy.content_id), (options().uuid, None));
+        assert_eq!(copy.geometry.unwrap().heads, 16);
+        let larger = CreateOptions::like(&source, Subformat::MonolithicSparse, ByteLen(2 << 30));
+        assert_eq!(larger.geometry, None);
+        assert_eq!(larger.descriptor().ddb("ddb.geometry.heads"), Some("16")); // IDE
     }
 
     #[test]

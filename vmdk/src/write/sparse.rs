@@ -14,6 +14,7 @@ use super::tables::Tables;
 use super::{GRAIN_LEN, GRAIN_SECTORS};
 use crate::convert::{sectors_to_bytes, to_u64, to_usize};
 use crate::is_zero;
+use crate::sparse::ZERO_GRAIN;
 
 /// The state of one extent.
 #[derive(Debug)]
@@ -34,8 +35,26 @@ struct State {
 /// The file grows in steps of this many bytes: writes that lengthen a file wait for each other.
 const GROWTH: u64 = 64 << 20;
 
+/// What is done with a grain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GrainState {
+    /// It is stored.
+    Data,
+    /// It becomes zeros: what is stored is overwritten; in a delta it is marked, which hides the parent.
+    Zero,
+    /// It is the parent's, and stays so.
+    Same,
+}
+
+/// What is done with each grain of `data`, of which nothing is known but its bytes.
+pub(super) fn states_of(data: &[u8]) -> Vec<GrainState> {
+    let state = |grain| if is_zero(grain) { GrainState::Zero } else { GrainState::Data };
+    data.chunks(to_usize(GRAIN_LEN)).map(state).collect()
+}
+
 /// A part of the data and the place in the file where it goes.
-struct Piece {
+#[derive(Debug)]
+pub(super) struct Piece {
     start: usize,
     end: usize,
     offset: u64,
@@ -47,20 +66,25 @@ impl SparseBody {
         Self { layout, state: Mutex::new(state) }
     }
 
-    /// Writes `data` from grain `grain` of the extent on. Adjacent grains that get adjacent places are one write.
-    pub(super) fn write(&self, file: &OutFile, grain: u64, data: &[u8]) -> io::Result<()> {
-        let len = to_usize(GRAIN_LEN);
-        let zero: Vec<bool> = data.chunks(len).map(is_zero).collect(); // before the lock
-        let pieces = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            let pieces = state.place(grain, &zero, data.len());
-            state.grow(file.file())?;
-            pieces
-        };
-        for piece in pieces {
-            file.write_all_at(data.get(piece.start..piece.end).unwrap_or_default(), piece.offset)?;
-        }
-        Ok(())
+    /// Gives places to the grains of `len` bytes from grain `grain` of the extent on. Adjacent grains that get adjacent places
+    /// are one piece.
+    pub(super) fn place(
+        &self,
+        file: &OutFile,
+        grain: u64,
+        states: &[GrainState],
+        len: usize,
+    ) -> io::Result<Vec<Piece>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let pieces = state.place(grain, states, len, self.layout.is_delta());
+        state.grow(file.file())?;
+        Ok(pieces)
+    }
+
+    /// Writes what places were given to.
+    pub(super) fn store(file: &OutFile, pieces: &[Piece], data: &[u8]) -> io::Result<()> {
+        let bytes = |piece: &Piece| data.get(piece.start..piece.end).unwrap_or_default();
+        pieces.iter().try_for_each(|piece| file.write_all_at(bytes(piece), piece.offset))
     }
 
     /// Writes the tables and sets the length. Until the header is written too, the file is no image.
@@ -92,16 +116,23 @@ impl SparseBody {
 }
 
 impl State {
-    /// Finds or makes the places of grains. Zero grains that are not stored get none.
-    fn place(&mut self, first: u64, zero: &[bool], len: usize) -> Vec<Piece> {
+    /// Finds or makes the places of grains.
+    fn place(&mut self, first: u64, states: &[GrainState], len: usize, delta: bool) -> Vec<Piece> {
         let mut pieces: Vec<Piece> = Vec::new();
         let mut start = 0usize;
-        for (grain, zero) in (first..).zip(zero) {
+        for (grain, state) in (first..).zip(states) {
             let end = start.saturating_add(to_usize(GRAIN_LEN)).min(len);
-            let sector = match (self.tables.get(grain), zero) {
+            let stored = self.tables.get(grain).filter(|sector| *sector != ZERO_GRAIN);
+            let sector = match (stored, state) {
+                (_, GrainState::Same) => None,
                 (Some(sector), _) => Some(sector),
-                (None, true) => None,
-                (None, false) => self.add(grain),
+                (None, GrainState::Data) => self.add(grain),
+                (None, GrainState::Zero) => {
+                    if delta {
+                        self.tables.set(grain, ZERO_GRAIN);
+                    }
+                    None
+                }
             };
             if let Some(sector) = sector {
                 let offset = sectors_to_bytes(sector.into());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{GRAIN_SECTORS, TABLE_ENTRIES};
 use crate::convert::{div_rem, to_usize};
+use crate::sparse::ZERO_GRAIN;
 
 /// The most runs of one table; with more, a plain table of 2 KiB is smaller.
 const MAX_RUNS: usize = 170;
@@ -22,7 +23,7 @@ enum Table {
     Plain(Vec<u32>),
 }
 
-/// Grains that stand one behind the other in the disk and in the file.
+/// Grains that stand one behind the other in the disk, and in the file too unless they are all marked as zeros.
 #[derive(Clone, Copy, Debug)]
 struct Run {
     index: u32,
@@ -33,12 +34,16 @@ struct Run {
 impl Run {
     fn get(&self, index: u32) -> Option<u32> {
         let inside = index.checked_sub(self.index).filter(|inside| *inside < self.count)?;
-        Some(self.sector.saturating_add(inside.saturating_mul(grain_sectors())))
+        Some(self.sector_of(inside))
+    }
+
+    fn sector_of(&self, inside: u32) -> u32 {
+        let step = if self.sector == ZERO_GRAIN { 0 } else { grain_sectors() };
+        self.sector.saturating_add(inside.saturating_mul(step))
     }
 
     fn continues(&self, index: u32, sector: u32) -> bool {
-        let end = self.sector.saturating_add(self.count.saturating_mul(grain_sectors()));
-        self.index.saturating_add(self.count) == index && end == sector
+        self.index.saturating_add(self.count) == index && self.sector_of(self.count) == sector
     }
 }
 
@@ -53,13 +58,13 @@ fn place(grain: u64) -> (u32, u32) {
 }
 
 impl Tables {
-    /// The first sector of a grain, if it is stored.
+    /// The first sector of a grain, if it is stored; [`ZERO_GRAIN`] if it is marked as zeros.
     pub(super) fn get(&self, grain: u64) -> Option<u32> {
         let (table, index) = place(grain);
         self.tables.get(&table)?.get(index)
     }
 
-    /// Notes that a grain that was not stored before is stored at a sector.
+    /// Notes that a grain is stored at a sector, or marked as zeros ([`ZERO_GRAIN`]).
     pub(super) fn set(&mut self, grain: u64, sector: u32) {
         let (table, index) = place(grain);
         self.tables.entry(table).or_insert(Table::Runs(Vec::new())).set(index, sector);
@@ -83,6 +88,9 @@ impl Table {
     }
 
     fn set(&mut self, index: u32, sector: u32) {
+        if matches!(self, Self::Runs(_)) && self.get(index).is_some() {
+            *self = Self::Plain(self.sectors()); // a run would have to be split
+        }
         match self {
             Self::Runs(runs) => {
                 insert(runs, index, sector);
@@ -155,5 +163,18 @@ mod tests {
         assert!(matches!(&tables.tables[&0], Table::Runs(runs) if runs.len() == 1));
         assert!(matches!(&tables.tables[&1], Table::Plain(_)));
         assert_eq!(tables.content().count(), 2);
+    }
+
+    #[test]
+    fn grains_marked_as_zeros_are_one_run_and_can_be_stored_later() {
+        let mut tables = Tables::default();
+        (0..100).for_each(|grain| tables.set(grain, ZERO_GRAIN));
+        tables.set(100, 1000);
+        tables.set(101, 1128);
+        assert!(matches!(&tables.tables[&0], Table::Runs(runs) if runs.len() == 2));
+        tables.set(50, 2000);
+        let found: Vec<_> = [0, 49, 50, 51, 99, 100, 101, 102].map(|grain| tables.get(grain)).into();
+        let zero = Some(ZERO_GRAIN);
+        assert_eq!(found, [zero, zero, Some(2000), zero, zero, Some(1000), Some(1128), None]);
     }
 }

@@ -4,19 +4,22 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use blockdev::{ByteLen, ByteOffset, SECTOR_SIZE, Sectors};
+use blockdev::{ByteLen, ByteOffset};
 
 use super::files::{Files, failed, remove};
 use super::flat::FlatBody;
-use super::layout::{DESCRIPTOR_SECTORS, Layout};
-use super::sparse::SparseBody;
+use super::plan::Plan;
+use super::sparse::{GrainState, Piece, SparseBody, states_of};
+use super::stream::{CompressionLevel, PackedGrains, StreamWriter};
 use super::{CreateOptions, GRAIN_LEN, Subformat};
-use crate::convert::{div_rem, div_up, sectors_to_bytes, to_u64, to_usize};
-use crate::{Descriptor, ExtentLine, MAX_EXTENTS, NameError, PlainName, VmdkError};
+use crate::convert::{div_rem, sectors_to_bytes, to_u64, to_usize};
+use crate::{Descriptor, VmdkError};
 
-/// A new image that is being written. Any number of threads may write, each its own range.
+/// A new image that is being written. Any number of threads may write, each its own range; a streamOptimized image takes
+/// its disk in order.
 ///
-/// The files are no image until [`finish`](Self::finish) succeeds: the descriptor, or the header around it, comes last.
+/// The files are no image until [`finish`](Self::finish) succeeds: the descriptor, the header around it, or the end of the
+/// stream comes last.
 #[derive(Debug)]
 pub struct ImageWriter {
     dir: PathBuf,
@@ -31,10 +34,36 @@ pub struct ImageWriter {
     write_failed: AtomicBool,
 }
 
+/// How one file holds its part of the disk.
 #[derive(Debug)]
-enum Body {
+pub(super) enum Body {
     Flat(FlatBody),
     Sparse(SparseBody),
+    Stream(StreamWriter<File>),
+}
+
+/// A part of the disk that is on its way into an image. See [`crate::CopyTarget`].
+#[derive(Debug)]
+pub struct Prepared {
+    /// Which file.
+    number: usize,
+    /// Where in its part of the disk.
+    inside: u64,
+    work: Work,
+}
+
+#[derive(Debug)]
+enum Work {
+    /// Bytes that have their place.
+    Flat,
+    /// What is to be done with each grain, before they have places.
+    Grains(Vec<GrainState>),
+    /// The places of grains.
+    Places(Vec<Piece>),
+    /// Compressed grains, before they are written.
+    Packed(PackedGrains),
+    /// Nothing is left.
+    Done,
 }
 
 impl ImageWriter {
@@ -45,20 +74,28 @@ impl ImageWriter {
     /// The name is no plain name that ends in `.vmdk`, the capacity does not fit the form, a file exists, or the
     /// operating system refuses.
     pub fn create(dir: &Path, file_name: &str, options: &CreateOptions) -> Result<Self, VmdkError> {
-        let (name, stem) = check_name(file_name)?;
-        let plan = Plan::new(dir, file_name, &stem, options)?;
+        Self::create_compressed(dir, file_name, options, CompressionLevel::default())
+    }
+
+    /// As [`create`](Self::create), with a level of compression, which matters for streamOptimized images only.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_compressed(
+        dir: &Path,
+        file_name: &str,
+        options: &CreateOptions,
+        level: CompressionLevel,
+    ) -> Result<Self, VmdkError> {
+        let plan = Plan::new(dir, file_name, options)?;
         let files = Files::create(plan.paths)?;
-        let descriptor_file = match options.subformat {
-            Subformat::MonolithicSparse => None,
-            _ => match Files::create(vec![dir.join(name.as_str())]) {
-                Ok(file) => Some(file),
-                Err(e) => {
-                    remove(files.paths());
-                    return Err(e);
-                }
-            },
+        let descriptor_file = if options.subformat.is_one_file() {
+            None
+        } else {
+            let made = Files::create(vec![dir.join(plan.name.as_str())]);
+            Some(made.inspect_err(|_| remove(files.paths()))?)
         };
-        let writer = Self {
+        let mut writer = Self {
             dir: dir.to_owned(),
             subformat: options.subformat,
             capacity: plan.capacity,
@@ -68,7 +105,18 @@ impl ImageWriter {
             bodies: plan.bodies,
             write_failed: AtomicBool::new(false),
         };
-        match writer.set_lengths() {
+        let begin = || -> Result<(), VmdkError> {
+            writer.set_lengths()?;
+            if options.subformat == Subformat::StreamOptimized {
+                let file = writer.files.get(0)?.file().try_clone().map_err(failed("open", writer.files.path(0)))?;
+                let stream = StreamWriter::new(file, &plan.name, options)?.with_level(level);
+                writer.descriptor = stream.descriptor().clone();
+                writer.bodies.push(Body::Stream(stream));
+            }
+            Ok(())
+        };
+        let mut begin = begin;
+        match begin() {
             Ok(()) => Ok(writer),
             Err(e) => {
                 writer.discard();
@@ -82,8 +130,7 @@ impl ImageWriter {
     /// # Errors
     /// The name is no plain name that ends in `.vmdk`, or the capacity does not fit the form.
     pub fn check(file_name: &str, options: &CreateOptions) -> Result<(), VmdkError> {
-        let (_, stem) = check_name(file_name)?;
-        Plan::new(Path::new(""), file_name, &stem, options).map(drop)
+        Plan::new(Path::new(""), file_name, options).map(drop)
     }
 
     /// The descriptor that [`finish`](Self::finish) will write.
@@ -92,8 +139,15 @@ impl ImageWriter {
         &self.descriptor
     }
 
+    /// The size of the disk.
+    #[must_use]
+    pub const fn capacity(&self) -> ByteLen {
+        ByteLen(self.capacity)
+    }
+
     /// Writes `data` at byte `at`. Both the place and the length are multiples of 64 KiB, except that the last write may
-    /// end with the disk. Grains (in flat files: blocks) of zeros are not stored. Writing a range again replaces it.
+    /// end with the disk. Grains (in flat files: blocks) of zeros are not stored; in a delta they are marked, and hide the
+    /// parent. Writing a range again replaces it, except in a stream, which takes a disk in its order.
     ///
     /// Long writes from memory that begins at a multiple of 4096 bytes go past the page cache, which is much faster.
     ///
@@ -101,45 +155,81 @@ impl ImageWriter {
     /// The range is not aligned or passes the end of the disk (nothing was written then), or writing failed (the image
     /// can no longer be finished then).
     pub fn write_at(&self, at: ByteOffset, data: &[u8]) -> Result<(), VmdkError> {
-        self.check_range(at, data)?;
-        let piece_len = self.subformat.piece_len(self.capacity);
+        check_range(self.capacity, at, data)?;
         let (mut at, mut rest) = (at.0, data);
         while !rest.is_empty() {
-            let (number, inside) = div_rem(at, piece_len);
-            let len = to_usize(piece_len.saturating_sub(inside)).min(rest.len());
+            let len = self.left_of_piece(at).min(rest.len());
             let (now, later) = rest.split_at(len);
-            if let Err(e) = self.write_piece(to_usize(number), inside, now) {
-                self.write_failed.store(true, Ordering::Release);
-                return Err(e);
-            }
+            let mut prepared = self.prepare_part(ByteOffset(at), now)?;
+            self.place_part(&mut prepared, now.len())?;
+            self.store_part(&prepared, now)?;
             at = at.saturating_add(to_u64(len));
             rest = later;
         }
         Ok(())
     }
 
-    fn write_piece(&self, number: usize, inside: u64, data: &[u8]) -> Result<(), VmdkError> {
-        let file = self.files.get(number)?;
-        let written = match self.bodies.get(number) {
-            Some(Body::Flat(flat)) => flat.write(&file, inside, data),
-            Some(Body::Sparse(sparse)) => sparse.write(&file, inside / GRAIN_LEN, data),
-            None => Ok(()), // there is a piece for every byte below the capacity
-        };
-        written.map_err(failed("write", self.files.path(number)))
+    /// How many bytes there are from byte `at` to the end of the file that holds it.
+    fn left_of_piece(&self, at: u64) -> usize {
+        let piece_len = self.subformat.piece_len(self.capacity);
+        let (_, inside) = div_rem(at, piece_len);
+        to_usize(piece_len.saturating_sub(inside))
     }
 
-    fn check_range(&self, at: ByteOffset, data: &[u8]) -> Result<(), VmdkError> {
-        let wrong = |field, actual, expected| Err(VmdkError::Request { field, actual, expected });
-        let Some(end) = at.checked_add(ByteLen::of(data)).map(|end| end.0).filter(|end| *end <= self.capacity) else {
-            return wrong("the start of a write", at.0, "a range that ends within the disk");
+    /// Does what can be done of a write by any thread in any order; `data` lies in one file.
+    pub(crate) fn prepare_part(&self, at: ByteOffset, data: &[u8]) -> Result<Prepared, VmdkError> {
+        self.prepare_with(at, data, states_of)
+    }
+
+    /// The same, if `states` says what is to be done with each grain. Streams and flat files do not ask.
+    pub(crate) fn prepare_with(
+        &self,
+        at: ByteOffset,
+        data: &[u8],
+        states: impl FnOnce(&[u8]) -> Vec<GrainState>,
+    ) -> Result<Prepared, VmdkError> {
+        check_range(self.capacity, at, data)?;
+        let (number, inside) = div_rem(at.0, self.subformat.piece_len(self.capacity));
+        let number = to_usize(number);
+        if data.len() > self.left_of_piece(at.0) {
+            let expected = "a range in one piece of 2047 MiB";
+            return Err(VmdkError::Request { field: "the length of a write", actual: to_u64(data.len()), expected });
+        }
+        let work = match self.bodies.get(number) {
+            Some(Body::Flat(_)) => Work::Flat,
+            Some(Body::Sparse(_)) => Work::Grains(states(data)),
+            Some(Body::Stream(stream)) => Work::Packed(stream.prepare(at, data)?),
+            None => Work::Done, // there is a body for every byte below the capacity
         };
-        if !at.0.is_multiple_of(GRAIN_LEN) {
-            return wrong("the start of a write", at.0, "a multiple of 65536");
-        }
-        if !end.is_multiple_of(GRAIN_LEN) && end != self.capacity {
-            return wrong("the end of a write", end, "a multiple of 65536, or the end of the disk");
-        }
+        Ok(Prepared { number, inside, work })
+    }
+
+    /// Gives what was prepared its place. Called in the order of the disk, files come out in that order.
+    pub(crate) fn place_part(&self, prepared: &mut Prepared, len: usize) -> Result<(), VmdkError> {
+        let done = match (self.bodies.get(prepared.number), &prepared.work) {
+            (Some(Body::Sparse(sparse)), Work::Grains(states)) => {
+                let file = self.files.get(prepared.number)?;
+                let placed = sparse.place(&file, prepared.inside / GRAIN_LEN, states, len);
+                placed.map(Work::Places).map_err(failed("write", self.files.path(prepared.number)))
+            }
+            (Some(Body::Stream(stream)), Work::Packed(packed)) => stream.append(packed).map(|()| Work::Done),
+            _ => return Ok(()),
+        };
+        prepared.work = done.inspect_err(|_| self.write_failed.store(true, Ordering::Release))?;
         Ok(())
+    }
+
+    /// Writes what has its place, by any thread in any order.
+    pub(crate) fn store_part(&self, prepared: &Prepared, data: &[u8]) -> Result<(), VmdkError> {
+        let stored = match (self.bodies.get(prepared.number), &prepared.work) {
+            (Some(Body::Flat(flat)), Work::Flat) => {
+                flat.write(&*self.files.get(prepared.number)?, prepared.inside, data)
+            }
+            (_, Work::Places(places)) => SparseBody::store(&*self.files.get(prepared.number)?, places, data),
+            _ => Ok(()),
+        };
+        let stored = stored.map_err(failed("write", self.files.path(prepared.number)));
+        stored.inspect_err(|_| self.write_failed.store(true, Ordering::Release))
     }
 
     /// Writes the tables and the descriptor, and waits until everything is on disk. Answers all files of the image, the
@@ -147,20 +237,27 @@ impl ImageWriter {
     ///
     /// # Errors
     /// Writing failed, now or earlier. The files stay as they are; they are no image.
-    pub fn finish(self) -> Result<Vec<PathBuf>, VmdkError> {
+    pub fn finish(mut self) -> Result<Vec<PathBuf>, VmdkError> {
         let text = self.descriptor.to_string();
         if self.write_failed.load(Ordering::Acquire) {
             let file = self.descriptor_file.as_ref().unwrap_or(&self.files).path(0).display().to_string();
             return Err(VmdkError::WriteFailed { file });
         }
+        if self.subformat == Subformat::StreamOptimized {
+            for body in self.bodies.drain(..) {
+                if let Body::Stream(stream) = body {
+                    stream.finish()?;
+                }
+            }
+        }
         let text_inside = self.descriptor_file.is_none().then_some(text.as_str());
         // All files in each step: what one file waits for, the system does for all of them, and a large disk has thousands.
         self.for_each_file(|body, file| body.write_tables(file, text_inside))?;
         if self.subformat.is_sparse() {
-            self.for_each_file(|_, file| file.sync_all())?;
+            self.sync_files()?;
             self.for_each_file(Body::write_header)?;
         }
-        self.for_each_file(|_, file| file.sync_all())?;
+        self.sync_files()?;
         if let Some(files) = &self.descriptor_file {
             let file = files.get(0)?;
             let file = file.file();
@@ -180,6 +277,13 @@ impl ImageWriter {
         Ok(())
     }
 
+    fn sync_files(&self) -> Result<(), VmdkError> {
+        for (number, path) in self.files.paths().iter().enumerate() {
+            self.files.get(number)?.file().sync_all().map_err(failed("write", path))?;
+        }
+        Ok(())
+    }
+
     /// Gives the image up and removes its files, as far as they can be removed.
     pub fn discard(self) {
         remove(&self.all_paths());
@@ -192,7 +296,7 @@ impl ImageWriter {
 
     fn set_lengths(&self) -> Result<(), VmdkError> {
         for (number, line) in self.descriptor.extents.iter().enumerate() {
-            if !self.subformat.is_sparse() {
+            if matches!(self.bodies.get(number), Some(Body::Flat(_))) {
                 let file = self.files.get(number)?;
                 let set = file.file().set_len(sectors_to_bytes(line.sectors.0));
                 set.map_err(failed("set the length of", self.files.path(number)))?;
@@ -202,51 +306,22 @@ impl ImageWriter {
     }
 }
 
-/// What is to be made, checked in full before the first file is.
-struct Plan {
-    capacity: u64,
-    descriptor: Descriptor,
-    bodies: Vec<Body>,
-    paths: Vec<PathBuf>,
-}
-
-impl Plan {
-    fn new(dir: &Path, file_name: &str, stem: &str, options: &CreateOptions) -> Result<Self, VmdkError> {
-        let subformat = options.subformat;
-        let capacity = sectors_to_bytes(options.sectors()?.0);
-        let piece_len = subformat.piece_len(capacity);
-        let count = to_usize(div_up(capacity, piece_len));
-        if count > MAX_EXTENTS {
-            return Err(VmdkError::Request {
-                field: "the capacity in bytes",
-                actual: capacity,
-                expected: "8 TiB at most in pieces of 2047 MiB",
-            });
-        }
-        let mut descriptor = options.descriptor();
-        let (mut bodies, mut paths) = (Vec::new(), Vec::new());
-        for number in 1..=count {
-            let before = piece_len.saturating_mul(to_u64(number.saturating_sub(1)));
-            let len = capacity.saturating_sub(before).min(piece_len);
-            let piece = PlainName::new(&subformat.piece_name(stem, number)).map_err(refused(file_name))?;
-            descriptor.extents.push(extent_line(subformat, len, &piece));
-            bodies.push(Body::new(subformat, len)?);
-            paths.push(dir.join(piece.as_str()));
-        }
-        check_fits(subformat, &descriptor, file_name)?;
-        Ok(Self { capacity, descriptor, bodies, paths })
+/// Checks that a write begins at a grain and ends at one, or with the disk.
+pub(super) fn check_range(capacity: u64, at: ByteOffset, data: &[u8]) -> Result<(), VmdkError> {
+    let wrong = |field, actual, expected| Err(VmdkError::Request { field, actual, expected });
+    let Some(end) = at.checked_add(ByteLen::of(data)).map(|end| end.0).filter(|end| *end <= capacity) else {
+        return wrong("the start of a write", at.0, "a range that ends within the disk");
+    };
+    if !at.0.is_multiple_of(GRAIN_LEN) {
+        return wrong("the start of a write", at.0, "a multiple of 65536");
     }
+    if !end.is_multiple_of(GRAIN_LEN) && end != capacity {
+        return wrong("the end of a write", end, "a multiple of 65536, or the end of the disk");
+    }
+    Ok(())
 }
 
 impl Body {
-    fn new(subformat: Subformat, len: u64) -> Result<Self, VmdkError> {
-        if !subformat.is_sparse() {
-            return Ok(Self::Flat(FlatBody::new(len)));
-        }
-        let with_descriptor = subformat == Subformat::MonolithicSparse;
-        Ok(Self::Sparse(SparseBody::new(Layout::new(Sectors(len / SECTOR_SIZE), with_descriptor)?)))
-    }
-
     /// Writes all but the header.
     fn write_tables(&self, file: &File, text_inside: Option<&str>) -> io::Result<()> {
         let Self::Sparse(sparse) = self else { return Ok(()) };
@@ -258,42 +333,4 @@ impl Body {
     fn write_header(&self, file: &File) -> io::Result<()> {
         if let Self::Sparse(sparse) = self { sparse.write_header(file) } else { Ok(()) }
     }
-}
-
-fn extent_line(subformat: Subformat, len: u64, piece: &PlainName) -> ExtentLine {
-    let mut line = ExtentLine::rw(Sectors(len / SECTOR_SIZE), subformat.extent_type(), piece.as_str());
-    if matches!(subformat, Subformat::MonolithicFlat | Subformat::TwoGbMaxExtentFlat) {
-        line.offset = Some(Sectors(0)); // VMFS and sparse extents have none
-    }
-    line
-}
-
-fn refused(name: &str) -> impl FnOnce(NameError) -> VmdkError + '_ {
-    |source| VmdkError::Name { name: name.to_owned(), source }
-}
-
-fn check_name(file_name: &str) -> Result<(PlainName, String), VmdkError> {
-    let name = PlainName::new(file_name).map_err(refused(file_name))?;
-    match file_name.strip_suffix(".vmdk").filter(|stem| !stem.is_empty()) {
-        Some(stem) => Ok((name, stem.to_owned())),
-        None => Err(VmdkError::Request {
-            field: "the length of the file name before .vmdk",
-            actual: 0,
-            expected: "a name that ends in .vmdk",
-        }),
-    }
-}
-
-/// A descriptor inside a sparse file has 20 sectors.
-fn check_fits(subformat: Subformat, descriptor: &Descriptor, file_name: &str) -> Result<(), VmdkError> {
-    let len = to_u64(descriptor.to_string().len());
-    if subformat == Subformat::MonolithicSparse && len > sectors_to_bytes(DESCRIPTOR_SECTORS) {
-        return Err(VmdkError::Unsupported {
-            file: file_name.to_owned(),
-            field: "the length of the descriptor in bytes",
-            actual: len,
-            expected: "at most 10240",
-        });
-    }
-    Ok(())
 }

@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use blockdev::{ByteLen, ByteOffset, ExtentKind, ReadAt, ReadAtExt};
-use vmdk_rs::{AdapterType, CreateOptions, Subformat};
+use vmdk_rs::{CreateOptions, Subformat};
 
 pub(crate) const MIB: u64 = 1 << 20;
 
-pub(crate) const SUBFORMATS: [Subformat; 5] = [
+pub(crate) const SUBFORMATS: [Subformat; 6] = [
     Subformat::MonolithicFlat,
     Subformat::TwoGbMaxExtentFlat,
     Subformat::MonolithicSparse,
     Subformat::TwoGbMaxExtentSparse,
     Subformat::VmfsFlat,
+    Subformat::StreamOptimized,
 ];
 
 /// Whether a tool is there. Its absence is an error in CI and a printed reason elsewhere.
@@ -61,13 +62,9 @@ pub(crate) fn model(path: &Path, size: u64, places: &[(u64, u64)]) -> PathBuf {
 
 pub(crate) fn options(subformat: Subformat, capacity: u64) -> CreateOptions {
     CreateOptions {
-        subformat,
-        capacity: ByteLen(capacity),
-        adapter: AdapterType::LsiLogic,
         hardware_version: 19,
-        uuid: None,
         tools_version: Some(2_147_483_647),
-        content_id: None,
+        ..CreateOptions::new(subformat, ByteLen(capacity))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use blockdev::{ByteOffset, MemDisk, ReadAt};
 use bytes::Bytes;
-use vmdk_rs::{AdapterType, CreateOptions, Subformat};
+use vmdk_rs::{CreateOptions, Subformat};
 
 use super::*;
 use crate::export::digest_of;
@@ -166,15 +166,7 @@ async fn copy(disk: &Arc<Disk>, target: Arc<dyn BlockSink>, streams: usize, retr
 /// Copies into an image and demands that it holds the disk's bytes.
 async fn copy_to_image(disk: Disk, subformat: Subformat, streams: usize, retry: Retry) -> (Copied, Vec<Span>) {
     let dir = tempfile::tempdir().unwrap();
-    let options = CreateOptions {
-        subformat,
-        capacity: blockdev::ByteLen(disk.capacity()),
-        adapter: AdapterType::LsiLogic,
-        hardware_version: 19,
-        uuid: None,
-        tools_version: None,
-        content_id: None,
-    };
+    let options = CreateOptions::new(subformat, blockdev::ByteLen(disk.capacity()));
     let writer = Arc::new(ImageWriter::create(dir.path(), "x.vmdk", &options).unwrap());
     let disk = Arc::new(disk);
     let copied = copy(&disk, writer.clone(), streams, retry).await.unwrap();

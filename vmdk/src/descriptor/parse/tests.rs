@@ -96,8 +96,17 @@ fn declared_encodings_are_obeyed() {
     assert_eq!(name(&text("", b"b\xfcro")).unwrap(), "büro");
     assert_eq!(name(&text("encoding=\"Shift_JIS\"", b"plain")).unwrap(), "plain");
     assert!(matches!(name(&text("encoding=\"UTF-8\"", b"b\xfcro")), Err(DescriptorError::NotUtf8 { .. })));
+    assert_eq!(name(&text("encoding=\"Shift_JIS\"", b"\x83\x5c\x83t\x83g")).unwrap(), "ソフト"); // 0x5c is no backslash here
+    assert_eq!(name(&text("encoding=\"GBK\"", b"\xb2\xe2\xca\xd4")).unwrap(), "测试");
+    assert_eq!(name(&text("encoding=\"Big5\"", b"\xb4\xfa\xb8\xd5")).unwrap(), "測試");
+    assert_eq!(name(&text("encoding=\"EUC-KR\"", b"\xbd\xc3\xc7\xe8")).unwrap(), "시험");
+    assert_eq!(name(&text("encoding=\"ISO-8859-2\"", b"\xb1\xea")).unwrap(), "ąę");
     let err = name(&text("encoding=\"Shift_JIS\"", b"\x83\x7f")).unwrap_err();
-    assert_eq!(err.to_string(), "the encoding is \"Shift_JIS\": UTF-8, windows-1252 and plain ASCII are supported");
+    assert_eq!(err.to_string(), "the text is not valid in the declared encoding Shift_JIS");
+    for unknown in ["UTF-16LE", "EBCDIC", ""] {
+        let err = name(&text(&format!("encoding=\"{unknown}\""), b"b\xfcro")).unwrap_err();
+        assert_eq!(err, DescriptorError::Encoding { actual: unknown.to_owned() });
+    }
 }
 
 #[test]

@@ -85,12 +85,86 @@ fn versions_1_to_3_are_read_and_others_are_unsupported() {
     }
 }
 
+/// A stream: header, one grain table, the directory, the end.
+fn stream(change: impl FnOnce(&mut RawHosted, &mut RawHosted, &mut [RawMarker; 2])) -> Vec<u8> {
+    let mut header = valid();
+    header.flags = 0x30001.into();
+    header.version = 3.into();
+    header.compress_algorithm = 1.into();
+    header.gd_offset = GD_AT_END.into();
+    let mut footer = header.clone();
+    footer.gd_offset = 2.into();
+    let mut markers = [Marker::Footer.raw(1), Marker::EndOfStream.raw(0)];
+    change(&mut header, &mut footer, &mut markers);
+    let parts: [&[u8]; 5] =
+        [header.as_bytes(), &[0; 2048], markers[0].as_bytes(), footer.as_bytes(), markers[1].as_bytes()];
+    parts.concat()
+}
+
+fn read_stream(bytes: Vec<u8>) -> Result<HostedHeader, VmdkError> {
+    HostedHeader::read(&MemDisk::new(bytes), "x.vmdk")
+}
+
 #[test]
-fn compressed_grains_are_unsupported_by_name() {
-    let expected = "x.vmdk is of the dialect streamOptimized, which is not supported";
-    assert_eq!(read(|h| h.flags = (3 | 1 << 16).into()).unwrap_err().to_string(), expected);
-    assert_eq!(read(|h| h.flags = (3 | 1 << 17).into()).unwrap_err().to_string(), expected);
-    assert_eq!(read(|h| h.compress_algorithm = 1.into()).unwrap_err().to_string(), expected);
+fn the_footer_of_a_stream_says_where_the_directory_is() {
+    let header = read_stream(stream(|_, _, _| ())).unwrap();
+    assert!(header.grains.packed);
+    assert_eq!(header.grains.directories, [1024]);
+    let header = read_stream(stream(|header, _, _| header.gd_offset = 3.into())).unwrap(); // at the front: as qemu-img
+    assert_eq!(header.grains.directories, [1536]);
+}
+
+#[test]
+fn a_stream_that_was_cut_off_says_so() {
+    let whole = stream(|_, _, _| ());
+    for missing in [1, 511, 512, 1024, 1536] {
+        let err = read_stream(whole[..whole.len() - missing].to_vec()).unwrap_err();
+        assert_eq!(err.family(), ErrorFamily::Corrupt);
+        assert!(matches!(err, VmdkError::NoFooter { .. }), "{missing}: {err}");
+    }
+    let err = read_stream(stream(|_, _, markers| markers[0].kind = 2.into())).unwrap_err();
+    let text = "the stream x.vmdk should end with a footer, and has no footer marker at byte 0xa00: it was cut off or is not finished";
+    assert_eq!(err.to_string(), text);
+    assert!(read_stream(stream(|_, _, markers| markers[1].size = 1.into())).is_err());
+}
+
+#[test]
+fn a_footer_that_contradicts_the_header_is_refused() {
+    for change in [
+        |footer: &mut RawHosted| footer.capacity = 4096.into(),
+        |footer: &mut RawHosted| footer.grain_size = 8.into(),
+        |footer: &mut RawHosted| footer.gtes_per_gt = 4096.into(),
+        |footer: &mut RawHosted| footer.flags = 3.into(),
+        |footer: &mut RawHosted| footer.magic = *b"KDMX",
+        |footer: &mut RawHosted| footer.gd_offset = 0.into(),
+        |footer: &mut RawHosted| footer.gd_offset = GD_AT_END.into(),
+    ] {
+        let err = read_stream(stream(|_, footer, _| change(footer))).unwrap_err();
+        assert_eq!(err.family(), ErrorFamily::Corrupt, "{err}");
+    }
+    let err = read_stream(stream(|_, footer, _| footer.gd_offset = 0.into())).unwrap_err();
+    assert!(err.to_string().starts_with("gdOffset at byte 0xc38 of x.vmdk"), "{err}");
+}
+
+#[test]
+fn compression_is_deflate_with_markers_or_none() {
+    let unsupported = |change: fn(&mut RawHosted)| {
+        let err = read(change).unwrap_err();
+        assert_eq!(err.family(), ErrorFamily::Unsupported, "{err}");
+        err.to_string()
+    };
+    assert!(unsupported(|h| h.flags = (3 | RawHosted::COMPRESSED).into()).starts_with("flags of x.vmdk is 65539"));
+    assert!(unsupported(|h| h.flags = (3 | RawHosted::MARKERS).into()).starts_with("flags"));
+    assert!(unsupported(|h| h.flags = 0x30003.into()).starts_with("compressAlgorithm of x.vmdk is 0"));
+    let packed = |sectors: u64| {
+        read(|h| {
+            h.flags = 0x30003.into();
+            h.compress_algorithm = 1.into();
+            h.grain_size = sectors.into();
+        })
+    };
+    assert!(packed(4096).unwrap().grains.packed);
+    assert!(packed(8192).is_err());
 }
 
 #[test]
