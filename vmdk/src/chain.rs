@@ -18,30 +18,48 @@ const MAX_DEPTH: usize = 64;
 
 /// Opens a disk and all its parents, the nearest first.
 pub(crate) fn open_chain(file: Arc<dyn ReadAt>, name: &str, gate: &dyn Gate) -> Result<(Layer, Vec<Layer>), VmdkError> {
-    let mut opener = Opener { gate, caches: Arc::default(), extents: 0 };
-    let mut seen = HashSet::from([name.to_owned()]);
+    let mut opener = Opener::new(gate);
+    let mut seen = Seen::new(name);
     let top = opener.layer(file, name)?;
     let mut parents: Vec<Layer> = Vec::new();
     loop {
         let child = parents.last().unwrap_or(&top);
-        let Some(parent) = parent_of(child)? else { break };
-        if !seen.insert(parent.as_str().to_owned()) {
-            return Err(VmdkError::Loop { file: name.to_owned(), again: parent.to_string() });
-        }
-        if seen.len() > MAX_DEPTH {
-            return Err(VmdkError::TooDeep { file: name.to_owned(), limit: MAX_DEPTH });
-        }
+        let Some(parent) = parent_of(&child.name, &child.descriptor)? else { break };
+        seen.note(&parent)?;
         let layer = opener.layer(gate.open(&parent)?, parent.as_str())?;
-        check_content(child, &layer)?;
+        check_content(&child.name, &child.descriptor, parent.as_str(), &layer.descriptor)?;
         parents.push(layer);
     }
     Ok((top, parents))
 }
 
-fn parent_of(layer: &Layer) -> Result<Option<PlainName>, VmdkError> {
-    let Some(parent_content_id) = layer.descriptor.parent_content_id else { return Ok(None) };
-    let Some(hint) = &layer.descriptor.parent_file_name_hint else {
-        return Err(VmdkError::NoParent { file: layer.name.clone(), parent_content_id });
+/// The disks of a chain so far: it must not come back to one, nor go on for ever.
+pub(crate) struct Seen {
+    first: String,
+    names: HashSet<String>,
+}
+
+impl Seen {
+    pub(crate) fn new(first: &str) -> Self {
+        Self { first: first.to_owned(), names: HashSet::from([first.to_owned()]) }
+    }
+
+    pub(crate) fn note(&mut self, parent: &PlainName) -> Result<(), VmdkError> {
+        if !self.names.insert(parent.as_str().to_owned()) {
+            return Err(VmdkError::Loop { file: self.first.clone(), again: parent.to_string() });
+        }
+        if self.names.len() > MAX_DEPTH {
+            return Err(VmdkError::TooDeep { file: self.first.clone(), limit: MAX_DEPTH });
+        }
+        Ok(())
+    }
+}
+
+/// The name of a disk's parent.
+pub(crate) fn parent_of(name: &str, descriptor: &Descriptor) -> Result<Option<PlainName>, VmdkError> {
+    let Some(parent_content_id) = descriptor.parent_content_id else { return Ok(None) };
+    let Some(hint) = &descriptor.parent_file_name_hint else {
+        return Err(VmdkError::NoParent { file: name.to_owned(), parent_content_id });
     };
     match PlainName::last_component(hint) {
         Ok(name) => Ok(Some(name)),
@@ -49,32 +67,69 @@ fn parent_of(layer: &Layer) -> Result<Option<PlainName>, VmdkError> {
     }
 }
 
-fn check_content(child: &Layer, parent: &Layer) -> Result<(), VmdkError> {
-    let actual = parent.descriptor.content_id;
-    match child.descriptor.parent_content_id {
+/// Checks that a parent has the content that its child is a delta to.
+pub(crate) fn check_content(
+    child_name: &str,
+    child: &Descriptor,
+    parent_name: &str,
+    parent: &Descriptor,
+) -> Result<(), VmdkError> {
+    let actual = parent.content_id;
+    match child.parent_content_id {
         Some(expected) if expected != actual => {
-            Err(VmdkError::ContentId { child: child.name.clone(), expected, parent: parent.name.clone(), actual })
+            Err(VmdkError::ContentId { child: child_name.to_owned(), expected, parent: parent_name.to_owned(), actual })
         }
         _ => Ok(()),
     }
 }
 
-struct Opener<'a> {
+/// Opens the files of a chain.
+pub(crate) struct Opener<'a> {
     gate: &'a dyn Gate,
     caches: Arc<Caches>,
     /// Sparse extents opened so far, for telling them apart in the caches.
     extents: u32,
 }
 
-impl Opener<'_> {
+/// What the file of a descriptor says, before its extents are opened.
+pub(crate) struct Head {
+    pub(crate) descriptor: Descriptor,
+    /// The extent around the descriptor, if it lies inside one.
+    inside: Option<(Arc<dyn ReadAt>, Grains)>,
+}
+
+/// Files that were asked of the gate, by name.
+pub(crate) type OpenFiles = HashMap<PlainName, Arc<dyn ReadAt>>;
+
+impl<'a> Opener<'a> {
+    pub(crate) fn new(gate: &'a dyn Gate) -> Self {
+        Self { gate, caches: Arc::default(), extents: 0 }
+    }
+
+    /// Opens one disk of a chain with all its extents, which are asked of the gate, each file once.
     fn layer(&mut self, file: Arc<dyn ReadAt>, name: &str) -> Result<Layer, VmdkError> {
+        let head = self.head(file, name)?;
+        let mut files = OpenFiles::new();
+        let (mut pieces, mut end) = (Vec::new(), 0u64);
+        for line in &head.descriptor.extents {
+            let len = extent_len(line, name)?;
+            let source = self.source(&head, line, name, &mut files)?;
+            pieces.push(Piece { start: end, len, source });
+            end = end.saturating_add(len);
+        }
+        check_size(end, name)?;
+        Ok(Layer { name: name.to_owned(), descriptor: head.descriptor, pieces, size: end })
+    }
+
+    /// Reads the descriptor of a file that is one, or that has one inside.
+    pub(crate) fn head(&self, file: Arc<dyn ReadAt>, name: &str) -> Result<Head, VmdkError> {
         let mut magic = [0; 8];
         let len = to_usize(file.size().0).min(magic.len());
         let (start, _) = magic.split_at_mut(len);
         file.read_exact_at(ByteOffset(0), start).map_err(VmdkError::read(name))?;
         let not = |found| VmdkError::NotADescriptor { file: name.to_owned(), found };
         if magic.starts_with(&HOSTED_MAGIC) {
-            return self.embedded(file, name);
+            return embedded(file, name);
         }
         if magic.starts_with(&COWD_MAGIC) {
             return Err(not("it is a redo log (COWD), whose descriptor is another file"));
@@ -84,74 +139,30 @@ impl Opener<'_> {
         }
         let descriptor = read_descriptor(&*file, name, ByteOffset(0), file.size().0)?;
         check_create_type(&descriptor, name)?;
-        self.pieces(descriptor, name)
+        Ok(Head { descriptor, inside: None })
     }
 
-    /// A sparse file with its descriptor inside: its one extent is the file itself, by whatever name it was opened.
-    fn embedded(&mut self, file: Arc<dyn ReadAt>, name: &str) -> Result<Layer, VmdkError> {
-        let header = HostedHeader::read(&*file, name)?;
-        let Some((start, len)) = header.descriptor else {
-            let found = "it is an extent without a descriptor inside";
-            return Err(VmdkError::NotADescriptor { file: name.to_owned(), found });
-        };
-        check_inside(&*file, name, "the descriptor", start.0, to_u64(len))?;
-        let descriptor = read_descriptor(&*file, name, start, to_u64(len))?;
-        check_create_type(&descriptor, name)?;
-        let [line] = descriptor.extents.as_slice() else {
-            return Err(VmdkError::Unsupported {
-                file: name.to_owned(),
-                field: "the number of extents",
-                actual: to_u64(descriptor.extents.len()),
-                expected: "one extent in a file with its descriptor inside",
-            });
-        };
-        if line.kind != ExtentType::Sparse {
-            return Err(VmdkError::Dialect { file: name.to_owned(), dialect: line.kind.to_string() });
-        }
-        let len = extent_len(line, name)?;
-        let source = Source::Sparse(self.grain_map(file, name, header.grains, len)?);
-        let pieces = vec![Piece { start: 0, len, source }];
-        Ok(Layer { name: name.to_owned(), descriptor, pieces, size: len })
-    }
-
-    /// A descriptor of its own: its extents are asked of the gate, each file once.
-    fn pieces(&mut self, descriptor: Descriptor, name: &str) -> Result<Layer, VmdkError> {
-        let mut files = HashMap::new();
-        let (mut pieces, mut end) = (Vec::new(), 0u64);
-        for line in &descriptor.extents {
-            let len = extent_len(line, name)?;
-            let source = self.source(line, len, &descriptor, name, &mut files)?;
-            pieces.push(Piece { start: end, len, source });
-            end = end.saturating_add(len);
-        }
-        if end == 0 || end > sectors_to_bytes(MAX_CAPACITY.0) {
-            return Err(VmdkError::Unsupported {
-                file: name.to_owned(),
-                field: "the size of all extents in bytes",
-                actual: end,
-                expected: "1 sector to 64 TiB",
-            });
-        }
-        Ok(Layer { name: name.to_owned(), descriptor, pieces, size: end })
-    }
-
-    fn source(
+    /// What holds an extent.
+    pub(crate) fn source(
         &mut self,
+        head: &Head,
         line: &ExtentLine,
-        len: u64,
-        descriptor: &Descriptor,
         of: &str,
-        files: &mut HashMap<PlainName, Arc<dyn ReadAt>>,
+        files: &mut OpenFiles,
     ) -> Result<Source, VmdkError> {
-        let unsupported = |dialect: &str| VmdkError::Dialect { file: of.to_owned(), dialect: dialect.to_owned() };
+        let len = extent_len(line, of)?;
+        if let Some((file, grains)) = &head.inside {
+            return Ok(Source::Sparse(self.grain_map(Arc::clone(file), of, grains.clone(), len)?));
+        }
         if line.kind == ExtentType::Zero {
             return Ok(Source::Zero);
         }
+        let unsupported = |dialect: &str| VmdkError::Dialect { file: of.to_owned(), dialect: dialect.to_owned() };
         if line.access == Access::NoAccess {
             return Err(unsupported("NOACCESS"));
         }
         let text = line.file.as_deref().unwrap_or_default();
-        if is_device(line, &descriptor.create_type) {
+        if is_device(line, &head.descriptor.create_type) {
             return flat(self.gate.open_device(text)?, text, line, len);
         }
         let name = PlainName::new(text).map_err(|source| VmdkError::Name { name: text.to_owned(), source })?;
@@ -168,11 +179,7 @@ impl Opener<'_> {
     }
 
     /// A file of the image, asked of the gate once.
-    fn file(
-        &self,
-        name: &PlainName,
-        files: &mut HashMap<PlainName, Arc<dyn ReadAt>>,
-    ) -> Result<Arc<dyn ReadAt>, VmdkError> {
+    fn file(&self, name: &PlainName, files: &mut OpenFiles) -> Result<Arc<dyn ReadAt>, VmdkError> {
         if let Some(file) = files.get(name) {
             return Ok(Arc::clone(file));
         }
@@ -201,6 +208,42 @@ impl Opener<'_> {
         self.extents = self.extents.wrapping_add(1); // at most 64 disks of 4100 extents
         GrainMap::new(file, name, grains, self.extents, Arc::clone(&self.caches))
     }
+}
+
+/// A sparse file with its descriptor inside: its one extent is the file itself, by whatever name it was opened.
+fn embedded(file: Arc<dyn ReadAt>, name: &str) -> Result<Head, VmdkError> {
+    let header = HostedHeader::read(&*file, name)?;
+    let Some((start, len)) = header.descriptor else {
+        let found = "it is an extent without a descriptor inside";
+        return Err(VmdkError::NotADescriptor { file: name.to_owned(), found });
+    };
+    check_inside(&*file, name, "the descriptor", start.0, to_u64(len))?;
+    let descriptor = read_descriptor(&*file, name, start, to_u64(len))?;
+    check_create_type(&descriptor, name)?;
+    let [line] = descriptor.extents.as_slice() else {
+        return Err(VmdkError::Unsupported {
+            file: name.to_owned(),
+            field: "the number of extents",
+            actual: to_u64(descriptor.extents.len()),
+            expected: "one extent in a file with its descriptor inside",
+        });
+    };
+    if line.kind != ExtentType::Sparse {
+        return Err(VmdkError::Dialect { file: name.to_owned(), dialect: line.kind.to_string() });
+    }
+    Ok(Head { descriptor, inside: Some((file, header.grains)) })
+}
+
+fn check_size(bytes: u64, name: &str) -> Result<(), VmdkError> {
+    if (1..=sectors_to_bytes(MAX_CAPACITY.0)).contains(&bytes) {
+        return Ok(());
+    }
+    Err(VmdkError::Unsupported {
+        file: name.to_owned(),
+        field: "the size of all extents in bytes",
+        actual: bytes,
+        expected: "1 sector to 64 TiB",
+    })
 }
 
 /// Whether an extent is on a device: by its type, or by a path in an image of a whole disk or of partitions. A plain name there

@@ -72,7 +72,7 @@ pub fn copy<T: CopyTarget>(
     target: &T,
     watch: &(dyn Fn(u64) -> ControlFlow<()> + Sync),
 ) -> Result<(), CopyError> {
-    run(&[source], source, target, watch)
+    copy_where(&[source], source, target, watch)
 }
 
 /// Copies to a new delta what `source` does not have in common with `parent`, the disk that the delta is to. Both are read
@@ -86,10 +86,11 @@ pub fn copy_difference(
     delta: &ImageWriter,
     watch: &(dyn Fn(u64) -> ControlFlow<()> + Sync),
 ) -> Result<(), CopyError> {
-    run(&[source, parent], source, &Difference { delta, parent }, watch)
+    copy_where(&[source, parent], source, &Difference { delta, parent }, watch)
 }
 
-fn run<T: CopyTarget>(
+/// Copies `source` wherever one of the disks `in_use` holds anything.
+pub(crate) fn copy_where<T: CopyTarget>(
     in_use: &[&dyn ReadAt],
     source: &dyn ReadAt,
     target: &T,

@@ -6,8 +6,8 @@ use blockdev::{ByteLen, ByteOffset, Extent, ExtentKind, FileDisk, ReadAt, ReadEr
 
 use crate::chain::open_chain;
 use crate::convert::{to_u64, to_usize};
-use crate::layer::{Layer, Place, Run};
-use crate::{Descriptor, FolderGate, Gate, VmdkError};
+use crate::layer::{Layer, Place, Run, Source};
+use crate::{Descriptor, ExtentType, FolderGate, Gate, VmdkError};
 
 /// An open disk image with all its files and parents. Any number of threads can read it.
 ///
@@ -30,6 +30,21 @@ pub struct Placement<'a> {
     pub depth: usize,
     /// Where its bytes are stored, if they are. A hole of a flat file has a place too.
     pub stored: Option<StoredAt<'a>>,
+}
+
+/// An extent of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part<'a> {
+    /// The file that holds it; `None` if it is zeros.
+    pub file: Option<&'a str>,
+    /// Its type.
+    pub kind: &'a ExtentType,
+    /// Its size on the disk.
+    pub len: ByteLen,
+    /// The size of its grains; `None` if bytes lie as they are.
+    pub grain_len: Option<ByteLen>,
+    /// Whether its grains are compressed.
+    pub compressed: bool,
 }
 
 /// A place in a file of an image.
@@ -77,6 +92,18 @@ impl Image {
     /// The disks of the chain, from the one that was opened to the last parent: file names and descriptors.
     pub fn chain(&self) -> impl Iterator<Item = (&str, &Descriptor)> {
         self.layers().map(|layer| (layer.name.as_str(), &layer.descriptor))
+    }
+
+    /// The extents of the disk that was opened (not of its parents), in their order.
+    pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+        self.top.pieces.iter().zip(&self.top.descriptor.extents).map(|(piece, line)| {
+            let (file, grain_len, compressed) = match &piece.source {
+                Source::Flat { name, .. } => (Some(name.as_str()), None, false),
+                Source::Zero => (None, None, false),
+                Source::Sparse(map) => (Some(map.name()), Some(ByteLen(map.grains().grain_len)), map.grains().packed),
+            };
+            Part { file, kind: &line.kind, len: ByteLen(piece.len), grain_len, compressed }
+        })
     }
 
     /// As [`extent_at`](ReadAt::extent_at), but of the disk that was opened alone: what lies in its parents is a hole.

@@ -3,6 +3,8 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::as_conversions))]
 
 mod chain;
+mod check;
+mod compare;
 mod convert;
 mod copy;
 mod descriptor;
@@ -16,6 +18,8 @@ mod sparse;
 mod write;
 mod zero;
 
+pub use check::{CheckReport, Finding, Problem, Severity, check};
+pub use compare::{Difference, compare};
 pub use copy::{CopyError, CopyTarget, copy, copy_difference};
 pub use descriptor::{
     Access, CreateType, Descriptor, DescriptorError, ExtentLine, ExtentType, MAX_DESCRIPTOR_LEN, MAX_EXTENTS,
@@ -23,7 +27,7 @@ pub use descriptor::{
 pub use error::{ErrorFamily, VmdkError};
 pub use folder_gate::FolderGate;
 pub use gate::{DenyGate, FnGate, Gate};
-pub use image::{Image, Placement, StoredAt, open_path};
+pub use image::{Image, Part, Placement, StoredAt, open_path};
 pub use name::{NameError, PlainName};
 pub use write::{
     AdapterType, CompressionLevel, CreateOptions, Geometry, ImageWriter, PackedGrains, ParentLink, Prepared, RawStream,

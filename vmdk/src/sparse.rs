@@ -20,8 +20,8 @@ pub(crate) use cache::Caches;
 pub(crate) use cowd::read_cowd;
 pub(crate) use entries::{Areas, Entries, Entry, ZERO_GRAIN};
 pub(crate) use grains::{GrainMap, GrainRun, Grains};
-pub(crate) use hosted::{FOOTER_LEN, GD_AT_END, HostedHeader, Marker, RawHosted, RawMarker};
-pub(crate) use packed::{MARKER_LEN, PackedGrain, most_packed, parse_marker};
+pub(crate) use hosted::{GD_AT_END, HostedHeader, Marker, RawHosted, RawMarker};
+pub(crate) use packed::{MARKER_LEN, PackedGrain, most_packed};
 pub(crate) use sesparse::read_sesparse;
 
 use blockdev::{ByteLen, ByteOffset, ReadAt};

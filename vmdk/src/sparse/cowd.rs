@@ -10,6 +10,9 @@ use super::{COWD_MAGIC, Entries, Grains, MAX_GRAIN_SECTORS, read_start};
 use crate::VmdkError;
 use crate::convert::{sectors_to_bytes, to_u64};
 
+/// The size of the header, in bytes.
+const HEADER_LEN: u64 = 2048;
+
 /// Entries of a grain table; the header does not say.
 const TABLE_ENTRIES: u64 = 4096;
 
@@ -72,7 +75,13 @@ pub(crate) fn read_cowd(file: &dyn ReadAt, name: &str) -> Result<Grains, VmdkErr
         directories: vec![sectors_to_bytes(directory.into())],
         entries: Entries::Sectors { zero_grains: false },
         packed: false,
+        grain_area: (0, 0),
+        reserved: [(0, HEADER_LEN), (0, 0)],
+        unclean: false,
     };
+    // ESX lengthens the file in advance; what lies behind the first free sector was never used.
+    let free = sectors_to_bytes(raw.free_sector.get().into());
+    let grains = Grains { grain_area: (grains.end_of_directories(), free), ..grains };
     let entries = raw.num_gd_entries.get();
     if u64::from(entries) < grains.table_count() {
         let expected = "an entry for every 4096 grains";

@@ -25,6 +25,13 @@ pub(crate) struct Grains {
     pub(crate) entries: Entries,
     /// Whether each grain is compressed, with a marker before it.
     pub(crate) packed: bool,
+    /// Where there can be grains that nobody uses: behind the fixed tables, up to where the header says that the file is
+    /// used. In bytes. Only the checker asks.
+    pub(crate) grain_area: (u64, u64),
+    /// Where the header ends, and where the descriptor inside begins and ends, in bytes. Only the checker asks.
+    pub(crate) reserved: [(u64, u64); 2],
+    /// Whether the header says that the extent was not closed. Only the checker asks.
+    pub(crate) unclean: bool,
 }
 
 impl Grains {
@@ -36,6 +43,21 @@ impl Grains {
     /// The number of tables, and so of directory entries.
     pub(crate) fn table_count(&self) -> u64 {
         div_up(self.count(), self.table_entries)
+    }
+
+    /// The size of a directory, in bytes.
+    pub(crate) fn directory_len(&self) -> u64 {
+        self.table_count().saturating_mul(self.entries.width())
+    }
+
+    /// The size of a table, in bytes.
+    pub(crate) fn table_len(&self) -> u64 {
+        self.table_entries.saturating_mul(self.entries.width())
+    }
+
+    /// Where the last directory ends.
+    pub(crate) fn end_of_directories(&self) -> u64 {
+        self.directories.iter().max().map_or(0, |start| start.saturating_add(self.directory_len()))
     }
 
     /// Where grain `grain` begins on the extent, or its end.
@@ -56,6 +78,8 @@ pub(crate) struct GrainMap {
     pub(super) grains: Grains,
     pub(super) owner: u32,
     pub(super) caches: Arc<Caches>,
+    /// Why directories that the header names are not used. Only the checker asks.
+    pub(crate) dropped: Vec<VmdkError>,
 }
 
 /// A run of bytes that are all found (or all missing) in one place.
@@ -83,16 +107,16 @@ impl GrainMap {
         owner: u32,
         caches: Arc<Caches>,
     ) -> Result<Self, VmdkError> {
-        let len = grains.table_count().saturating_mul(grains.entries.width());
-        let mut first_error = None;
+        let len = grains.directory_len();
+        let mut dropped = Vec::new();
         grains.directories.retain(|start| {
             let inside = check_inside(&*file, name, "the grain directory", *start, len);
-            inside.map_err(|e| first_error.get_or_insert(e).family()).is_ok()
+            inside.map_err(|e| dropped.push(e)).is_ok()
         });
-        match first_error {
-            Some(error) if grains.directories.is_empty() => Err(error),
-            _ => Ok(Self { file, name: name.to_owned(), grains, owner, caches }),
+        if grains.directories.is_empty() && !dropped.is_empty() {
+            return Err(dropped.swap_remove(0));
         }
+        Ok(Self { file, name: name.to_owned(), grains, owner, caches, dropped })
     }
 
     pub(crate) fn file(&self) -> &dyn ReadAt {
@@ -101,6 +125,45 @@ impl GrainMap {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(crate) fn grains(&self) -> &Grains {
+        &self.grains
+    }
+
+    /// The table that the directory at byte `directory` names for number `table`: where it begins.
+    ///
+    /// # Errors
+    /// The entry cannot be read or means nothing, or the table does not lie in the file.
+    pub(crate) fn table_at(&self, directory: u64, table: u64) -> Result<Option<u64>, ReadError> {
+        let (entry, _) = self.tail(directory, table)?.first_two(self.grains.entries.width());
+        let place = directory.saturating_add(table.saturating_mul(self.grains.entries.width()));
+        self.table(entry, place, table.saturating_mul(self.grains.table_entries))
+    }
+
+    /// How many tables from number `table` on the directory at byte `directory` does not have, as far as one look tells.
+    pub(crate) fn empty_tables(&self, directory: u64, table: u64) -> Result<u64, ReadError> {
+        let left = self.grains.table_count().saturating_sub(table);
+        Ok(self.tail(directory, table)?.count(self.grains.entries.width(), left, |entry| entry == 0))
+    }
+
+    /// All entries of the table at byte `start`, which lies in the file.
+    pub(crate) fn entries_of(&self, start: u64) -> Result<Vec<u64>, ReadError> {
+        let mut all = Vec::new(); // at most 4096
+        loop {
+            let done = crate::convert::to_u64(all.len());
+            let left = self.grains.table_entries.saturating_sub(done);
+            if left == 0 {
+                return Ok(all);
+            }
+            let counted = self.tail(start, done)?.count(self.grains.entries.width(), left, |entry| {
+                all.push(entry);
+                true
+            });
+            if counted == 0 {
+                return Ok(all); // a table that passes the end of the file, which was ruled out
+            }
+        }
     }
 
     /// The run that begins `at` bytes into the extent; `at` is before its end. No more entries are looked at than `want`
@@ -152,7 +215,7 @@ impl GrainMap {
             error.into_read_error(at)
         })?;
         if let Some(start) = start {
-            let len = self.grains.table_entries.saturating_mul(self.grains.entries.width());
+            let len = self.grains.table_len();
             check_inside(self.file(), &self.name, "a grain table", start, len).map_err(|e| e.into_read_error(at))?;
         }
         Ok(start)

@@ -55,7 +55,7 @@ impl RawHosted {
 pub(crate) const GD_AT_END: u64 = u64::MAX;
 
 /// The end of a stream: the footer's marker, the footer, the end-of-stream marker; a sector each.
-pub(crate) const FOOTER_LEN: u64 = 3 * blockdev::SECTOR_SIZE;
+const FOOTER_LEN: u64 = 3 * blockdev::SECTOR_SIZE;
 
 /// The largest compressed grain that is read, in sectors: 2 MiB. Every product writes 64 KiB; a grain is unpacked as a whole.
 const MAX_PACKED_GRAIN_SECTORS: u64 = 4096;
@@ -151,6 +151,8 @@ impl Check<'_> {
         self.version()?;
         self.line_ends(flags)?;
         let capacity = self.capacity()?;
+        let descriptor = self.descriptor()?;
+        let inside = descriptor.map_or((0, 0), |(start, len)| (start.0, start.0.saturating_add(to_u64(len))));
         Ok(HostedHeader {
             grains: Grains {
                 capacity: sectors_to_bytes(capacity),
@@ -159,8 +161,11 @@ impl Check<'_> {
                 directories: self.directories(flags)?,
                 entries: Entries::Sectors { zero_grains: flags & RawHosted::ZERO_GRAINS != 0 },
                 packed,
+                grain_area: (sectors_to_bytes(self.raw.over_head.get()), u64::MAX),
+                reserved: [(0, blockdev::SECTOR_SIZE), inside],
+                unclean: self.raw.unclean_shutdown != 0,
             },
-            descriptor: self.descriptor()?,
+            descriptor,
         })
     }
 

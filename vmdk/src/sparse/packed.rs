@@ -53,6 +53,13 @@ thread_local! {
         RefCell::new(Tools { decompressor: Decompressor::new(), packed: Vec::new(), plain: Vec::new() });
 }
 
+impl<'a> PackedGrain<'a> {
+    /// Grain `number` of an extent, whose marker is said to stand at byte `start`.
+    pub(crate) fn at(map: &'a GrainMap, number: u64, start: u64) -> Self {
+        Self { map, number, start, about: 0 }
+    }
+}
+
 impl PackedGrain<'_> {
     /// Where its marker stands in the file.
     pub(crate) fn start(&self) -> u64 {
@@ -62,6 +69,17 @@ impl PackedGrain<'_> {
     pub(super) fn check_inside(&self) -> Result<(), ReadError> {
         let map = self.map;
         check_inside(map.file(), &map.name, "the marker of a grain", self.start, MARKER_LEN).map_err(self.failed())
+    }
+
+    /// Reads the marker alone and checks it; answers the bytes that grain and marker take in the file, padding included.
+    pub(crate) fn check_marker(&self) -> Result<u64, ReadError> {
+        self.check_inside()?;
+        let mut marker = [0; 12];
+        self.map.file().read_exact_at(ByteOffset(self.start), &mut marker)?;
+        let len = self.size(&marker)?.saturating_add(MARKER_LEN);
+        let inside = check_inside(self.map.file(), &self.map.name, "a compressed grain", self.start, len);
+        inside.map_err(self.failed())?;
+        Ok(round_up(len, SECTOR_SIZE))
     }
 
     /// Fills `buf` from byte `inside` of the plain grain; it ends with the grain, or before.
@@ -179,7 +197,7 @@ pub(crate) fn most_packed(grain_len: u64) -> u64 {
 }
 
 /// The sector of the disk and the size of the data that a marker names.
-pub(crate) fn parse_marker(bytes: &[u8]) -> Option<(u64, u32)> {
+fn parse_marker(bytes: &[u8]) -> Option<(u64, u32)> {
     let (lba, rest) = bytes.split_first_chunk()?;
     Some((u64::from_le_bytes(*lba), u32::from_le_bytes(*rest.first_chunk()?)))
 }

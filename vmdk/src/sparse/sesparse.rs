@@ -131,6 +131,9 @@ impl Check<'_> {
                 grain_len: sectors_to_bytes(grain),
             }),
             packed: false,
+            grain_area: (stored.0, stored.0), // free grains are listed in a bitmap, and no leak
+            reserved: [(0, 0); 2],            // tables and grains have areas of their own
+            unclean: false,
         };
         if directory.1.saturating_mul(ENTRIES_PER_SECTOR) < grains.table_count() {
             let place = offset_of!(RawConstant, grain_directory).saturating_add(8);
