@@ -11,12 +11,14 @@
 //! | [`job`] | what is undone, retried, cancelled | know one hypervisor |
 //! | [`export`] | image → files with a catalog | talk to a hypervisor |
 //! | [`restore`] | catalog and images → a VM | read guests |
+//! | [`disk`] | what is in this image, is it whole, give it another form | know a hypervisor |
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod disk;
 mod error;
 pub mod export;
 pub mod hypervisor;

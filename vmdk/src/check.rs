@@ -163,6 +163,3 @@ fn check_extent(map: &GrainMap, report: &mut CheckReport) -> u64 {
     }
     end.max(grains.grain_area.0)
 }
-
-#[cfg(test)]
-mod tests;

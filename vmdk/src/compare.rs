@@ -11,6 +11,7 @@ use crate::{CopyError, CopyTarget, VmdkError};
 
 /// How two disks differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Difference {
     /// This is the first byte that differs. Behind the end of the shorter disk, bytes are taken to be zeros.
     Content {

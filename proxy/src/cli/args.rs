@@ -5,6 +5,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use vmdk_rs::Subformat;
 use zeroize::Zeroizing;
 
+use super::disk_args::DiskArgs;
 use crate::config::{ConnectionUri, PasswordSources, TlsChoice};
 use crate::error::{Error, Family, Result};
 use crate::hypervisor::{Connected, connect};
@@ -37,6 +38,8 @@ pub(super) enum Command {
     Snapshot(SnapshotArgs),
     /// Undo what dead runs left
     Cleanup(CleanupArgs),
+    /// Look into disk images, check and convert them
+    Disk(DiskArgs),
     /// Show on a built-in lab what the program does, and prove it
     Demo(DemoArgs),
     /// Run a simulated vCenter with real disks and guests that write

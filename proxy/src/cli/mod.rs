@@ -3,6 +3,8 @@
 mod args;
 mod backup;
 mod cleanup;
+mod disk;
+mod disk_args;
 mod lab;
 mod log;
 mod login;
@@ -75,6 +77,7 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Verify(args) => restore::run_verify(args).await,
         Command::Snapshot(args) => snapshot::run(args).await,
         Command::Cleanup(args) => cleanup::run(args).await,
+        Command::Disk(args) => disk::run(args).await,
         Command::Demo(args) => crate::demo::run(args.dir, args.json).await,
         Command::Lab(args) => lab::run(args).await,
         Command::Login(args) => login::login(&args),

@@ -9,6 +9,11 @@ pub(crate) fn line(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
+/// Prints text as it is.
+pub(crate) fn text(text: &str) {
+    let _ = write!(std::io::stdout().lock(), "{text}");
+}
+
 /// Prints a value as JSON.
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     line(&serde_json::to_string_pretty(value).failed(|| "cannot write JSON".into())?);

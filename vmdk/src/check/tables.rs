@@ -5,7 +5,7 @@ use blockdev::{ByteLen, SECTOR_SIZE};
 use super::problem::{cause_of, place_of};
 use super::usage::{Area, Usage};
 use super::{CheckReport, Problem};
-use crate::convert::{div_up, to_u64, to_usize};
+use crate::convert::{div_rem, div_up, to_u64, to_usize};
 use crate::sparse::{Entries, Entry, GrainMap, PackedGrain, check_inside};
 
 /// Looks at every table; answers where the last grain ends in the file.
@@ -26,7 +26,7 @@ pub(super) fn check(map: &GrainMap, report: &mut CheckReport) -> u64 {
         check.window(usage);
     }
     let (free, end) = (check.free_sectors, check.end);
-    let leaked = free / (grains.grain_len / SECTOR_SIZE).max(1);
+    let (leaked, _) = div_rem(free, grains.grain_len / SECTOR_SIZE);
     if leaked > 0 {
         let len = ByteLen(leaked.saturating_mul(grains.grain_len));
         report.add(map.name(), None, Problem::Leaked { grains: leaked, len });
@@ -185,7 +185,7 @@ impl Check<'_> {
 
     /// Where a grain is stored, by the first usable entry; `None` if it is not, or if it is compressed.
     fn grain(&mut self, grain: u64, index: u64, copies: &[Copy]) -> Option<u64> {
-        let table = grain.saturating_sub(index) / self.map.grains().table_entries;
+        let (table, _) = div_rem(grain, self.map.grains().table_entries);
         let mut first_error = None;
         for copy in copies {
             let entry = copy.entries.get(to_usize(index)).copied().unwrap_or(0);

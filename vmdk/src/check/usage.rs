@@ -50,7 +50,7 @@ impl Usage {
     /// Takes a range of bytes; false if a part of it was taken before. What lies outside the window is not looked at.
     pub(super) fn take(&mut self, start: u64, len: u64) -> bool {
         let end = start.saturating_add(len).saturating_sub(self.base);
-        let first = (start.saturating_sub(self.base) / self.unit).max(self.from);
+        let first = div_rem(start.saturating_sub(self.base), self.unit).0.max(self.from);
         let last = div_up(end, self.unit).min(self.to);
         let mut free = true;
         for unit in first..last {
@@ -68,7 +68,7 @@ impl Usage {
     pub(super) fn free_in(&self, (start, end): (u64, u64)) -> u64 {
         let mut free = 0u64;
         let mut unit = div_up(start.saturating_sub(self.base), self.unit).max(self.from);
-        let to = (end.saturating_sub(self.base) / self.unit).min(self.to);
+        let to = div_rem(end.saturating_sub(self.base), self.unit).0.min(self.to);
         while unit < to {
             let (word, bit) = div_rem(unit.saturating_sub(self.from), 64);
             let bits = self.bits.get(to_usize(word)).copied().unwrap_or(u64::MAX);

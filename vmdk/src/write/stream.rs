@@ -41,9 +41,9 @@ impl CompressionLevel {
 }
 
 impl Default for CompressionLevel {
-    /// Smaller than what zlib makes by default, several times as fast.
+    /// A little smaller than what zlib makes by default, in a third of its time.
     fn default() -> Self {
-        Self(4)
+        Self(5)
     }
 }
 

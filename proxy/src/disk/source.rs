@@ -1,0 +1,288 @@
+//! A disk image that is read.
+
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use blockdev::{ByteLen, FileDisk, ReadAt};
+use vmdk_rs::{FolderGate, Gate, Image, PlainName, VmdkError};
+
+use crate::error::{Context, Error, Family, Result};
+
+/// The form of an image that is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SourceFormat {
+    /// A VMDK of any dialect; named is the file with the descriptor.
+    Vmdk,
+    /// The bytes of the disk alone.
+    Raw,
+}
+
+impl SourceFormat {
+    /// The format's name, as qemu-img spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Vmdk => "vmdk",
+            Self::Raw => "raw",
+        }
+    }
+
+    /// What the name of a file tells. Its content tells nothing: a guest may have written it.
+    fn of_name(path: &Path) -> Result<Self> {
+        let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+        let shown = path.display();
+        if let Some(stem) = name.strip_suffix(".vmdk") {
+            if holds_guest_data(stem) {
+                let what = format!("{shown} is the data of a flat disk by its name, which a guest wrote");
+                return Err(Error::new(Family::Usage, what)
+                    .hint("name the descriptor, the .vmdk file beside it; or say --from raw"));
+            }
+            return Ok(Self::Vmdk);
+        }
+        if [".raw", ".img"].iter().any(|end| name.ends_with(end)) {
+            return Ok(Self::Raw);
+        }
+        Err(Error::new(Family::Usage, format!("the name of {shown} does not tell its format"))
+            .hint("say --from vmdk or --from raw; other formats can be converted by qemu-img"))
+    }
+}
+
+/// Whether a file of this name (without `.vmdk`) holds plain bytes of a guest: `x-flat`, `x-f001`, `x-rdm` or `x-rdmp`.
+fn holds_guest_data(stem: &str) -> bool {
+    let piece = stem
+        .rsplit_once("-f")
+        .is_some_and(|(_, number)| number.len() >= 3 && number.bytes().all(|byte| byte.is_ascii_digit()));
+    piece || ["-flat", "-rdm", "-rdmp"].iter().any(|end| stem.ends_with(end))
+}
+
+/// Which image to read.
+#[derive(Clone, Debug)]
+pub struct SourceSpec {
+    /// The file.
+    pub path: PathBuf,
+    /// Its form; without one its name tells.
+    pub format: Option<SourceFormat>,
+    /// Other files and devices that it may name, and what is opened for them.
+    pub map: Vec<(String, PathBuf)>,
+}
+
+/// An open image.
+pub struct Source {
+    /// Its path, for people.
+    pub path: PathBuf,
+    /// Its form.
+    pub format: SourceFormat,
+    /// The image, if it is a VMDK.
+    pub image: Option<Image>,
+    raw: Option<FileDisk>,
+    gate: SourceGate,
+}
+
+impl Source {
+    /// Opens an image for reading.
+    ///
+    /// # Errors
+    /// Its format is not told, a file cannot be opened, or the image contradicts its format.
+    pub fn open(spec: &SourceSpec) -> Result<Self> {
+        let format = spec.format()?;
+        let gate = SourceGate::new(&spec.path, &spec.map)?;
+        let what = || format!("cannot open {}", spec.path.display());
+        let file = gate.top(&spec.path)?;
+        let (image, raw) = match format {
+            SourceFormat::Raw => (None, Some(file)),
+            SourceFormat::Vmdk => {
+                let image = Image::open(Arc::new(file), &spec.name(), &gate);
+                (Some(image.map_err(|e| hinted(crate::image_error(e, what())))?), None)
+            }
+        };
+        let source = Self { path: spec.path.clone(), format, image, raw, gate };
+        if source.size().0 == 0 {
+            return Err(Error::new(Family::Corrupt, format!("{} is empty", spec.path.display())));
+        }
+        Ok(source)
+    }
+
+    /// The disk.
+    #[must_use]
+    pub fn disk(&self) -> &dyn ReadAt {
+        match (&self.image, &self.raw) {
+            (Some(image), _) => image,
+            (None, Some(raw)) => raw,
+            (None, None) => &NoDisk,
+        }
+    }
+
+    /// The size of the disk.
+    #[must_use]
+    pub fn size(&self) -> ByteLen {
+        self.disk().size()
+    }
+
+    /// The files that were opened, the named one first.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.gate.opened()
+    }
+
+    /// What stands for a name inside the image.
+    #[must_use]
+    pub fn path_of(&self, name: &str) -> PathBuf {
+        self.gate.path_of(name)
+    }
+}
+
+/// Never there: a source is an image or raw.
+struct NoDisk;
+
+impl ReadAt for NoDisk {
+    fn size(&self) -> ByteLen {
+        ByteLen(0)
+    }
+    fn read_exact_at(&self, at: blockdev::ByteOffset, buf: &mut [u8]) -> Result<(), blockdev::ReadError> {
+        Err(blockdev::ReadError::OutOfRange { at, len: ByteLen::of(buf), size: ByteLen(0) })
+    }
+}
+
+impl SourceSpec {
+    /// The form of the file.
+    ///
+    /// # Errors
+    /// It is not said, and the name does not tell.
+    pub fn format(&self) -> Result<SourceFormat> {
+        self.format.map_or_else(|| SourceFormat::of_name(&self.path), Ok)
+    }
+
+    /// The file's name, as chains and errors call it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.path
+            .file_name()
+            .map_or_else(|| self.path.display().to_string(), |name| name.to_string_lossy().into_owned())
+    }
+
+    /// The named file and the gate to all others.
+    ///
+    /// # Errors
+    /// The file or its folder cannot be opened.
+    pub(super) fn open_gate(&self) -> Result<(FileDisk, SourceGate)> {
+        let gate = SourceGate::new(&self.path, &self.map)?;
+        Ok((gate.top(&self.path)?, gate))
+    }
+}
+
+/// Says what can be done where the image names something that was not provided.
+fn hinted(error: Error) -> Error {
+    let mut cause = std::error::Error::source(&error);
+    let mut hint = None;
+    while let Some(error) = cause {
+        hint = hint.or(match error.downcast_ref::<VmdkError>() {
+            Some(VmdkError::NoDevice { name }) => {
+                Some(format!("--map '{name}=PATH' provides a device or an image of it"))
+            }
+            Some(VmdkError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Some(
+                "extents and parents are looked for beside the named file; --map NAME=PATH names another place".into(),
+            ),
+            _ => None,
+        });
+        cause = error.source();
+    }
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// Opens what lies beside the image, and what the user allowed by name; remembers what was opened.
+pub(super) struct SourceGate {
+    folder: PathBuf,
+    beside: FolderGate,
+    map: Vec<(String, PathBuf)>,
+    opened: Mutex<Vec<PathBuf>>,
+}
+
+impl SourceGate {
+    fn new(path: &Path, map: &[(String, PathBuf)]) -> Result<Self> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let beside = FolderGate::open_folder(if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+        let beside = beside.map_err(|e| crate::image_error(e, format!("cannot open {}", path.display())))?;
+        Ok(Self { folder: folder.to_owned(), beside, map: map.to_vec(), opened: Mutex::default() })
+    }
+
+    fn top(&self, path: &Path) -> Result<FileDisk> {
+        let file = open_disk(path).failed(|| format!("cannot open {}", path.display()))?;
+        self.note(path.to_owned());
+        Ok(file)
+    }
+
+    fn note(&self, path: PathBuf) {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+    }
+
+    fn opened(&self) -> Vec<PathBuf> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn mapped(&self, name: &str) -> Option<&PathBuf> {
+        self.map.iter().find(|(known, _)| known == name).map(|(_, path)| path)
+    }
+
+    pub(super) fn path_of(&self, name: &str) -> PathBuf {
+        self.mapped(name).cloned().unwrap_or_else(|| self.folder.join(name))
+    }
+
+    fn open_mapped(&self, path: &Path) -> Result<Arc<dyn ReadAt>, VmdkError> {
+        let file = open_disk(path).map_err(|source| VmdkError::Io {
+            action: "open",
+            file: path.display().to_string(),
+            source,
+        })?;
+        self.note(path.to_owned());
+        Ok(Arc::new(file))
+    }
+}
+
+/// Opens a file or a block device. Of a pipe nobody knows the end.
+fn open_disk(path: &Path) -> std::io::Result<FileDisk> {
+    let kind = std::fs::metadata(path)?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no file and no block device"));
+    }
+    FileDisk::open(path)
+}
+
+impl Gate for SourceGate {
+    fn open(&self, name: &PlainName) -> Result<Arc<dyn ReadAt>, VmdkError> {
+        if let Some(path) = self.mapped(name.as_str()) {
+            return self.open_mapped(path);
+        }
+        let file = self.beside.open(name)?;
+        self.note(self.folder.join(name.as_str()));
+        Ok(file)
+    }
+
+    fn open_device(&self, name: &str) -> Result<Arc<dyn ReadAt>, VmdkError> {
+        match self.mapped(name) {
+            Some(path) => self.open_mapped(path),
+            None => Err(VmdkError::NoDevice { name: name.to_owned() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_tells_the_format_and_data_of_guests_is_never_taken_for_a_descriptor() {
+        let of = |name: &str| SourceFormat::of_name(Path::new(name)).map_err(|e| e.family());
+        for (name, format) in [("a/x.vmdk", SourceFormat::Vmdk), ("x-s001.VMDK", SourceFormat::Vmdk)] {
+            assert_eq!(of(name), Ok(format), "{name}");
+        }
+        assert_eq!((of("x.raw"), of("x.img")), (Ok(SourceFormat::Raw), Ok(SourceFormat::Raw)));
+        for name in ["x", "x.qcow2", "x-flat.vmdk", "x-f001.vmdk", "x-F1000.vmdk", "x-rdm.vmdk", "x-000001-flat.vmdk"] {
+            assert_eq!(of(name), Err(Family::Usage), "{name}");
+        }
+        assert_eq!(of("x-f01.vmdk"), Ok(SourceFormat::Vmdk));
+    }
+}
