@@ -54,9 +54,7 @@ impl Cancel {
                     None => {
                         first = Some(Instant::now());
                         let _ = sender.send(true); // nobody listening is nobody to stop
-                        crate::tell(
-                            "Cancelling: removing the snapshot and what was written. A second signal stops at once.",
-                        );
+                        crate::tell("Cancelling, and undoing what was begun. A second signal stops at once.");
                     }
                     Some(at) if at.elapsed() < ONE_WISH => {}
                     Some(_) => {

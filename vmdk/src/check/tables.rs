@@ -144,8 +144,10 @@ impl Check<'_> {
             }
         }
         if self.first_look() {
-            for error in wrong {
-                let (why, at) = (cause_of(&error), place_of(&error).map(|at| at.0));
+            // What both copies lack is lost once.
+            let told = if copies.is_empty() { 1 } else { wrong.len() };
+            for error in wrong.iter().take(told) {
+                let (why, at) = (cause_of(error), place_of(error).map(|at| at.0));
                 let problem = match copies.is_empty() {
                     true => Problem::Lost { grain: table.saturating_mul(self.map.grains().table_entries), why },
                     false => Problem::CopyDamaged { why },
