@@ -10,7 +10,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use blockdev::{ByteOffset, ExtentKind, ReadAt, ReadError};
 
-use crate::convert::{round_up, to_u64, to_usize};
+use crate::convert::{round_up, to_usize};
 use crate::write::{GRAIN_LEN, GrainState, Prepared};
 use crate::{ImageWriter, PackedGrains, RawStream, RawWriter, StreamWriter, VmdkError, is_zero};
 
@@ -349,9 +349,11 @@ impl Difference<'_> {
     /// The parent's bytes, zeros behind its end.
     fn parent_at(&self, at: ByteOffset, len: usize) -> Result<Vec<u8>, VmdkError> {
         let mut bytes = vec![0; len]; // at most a block
-        let there = self.parent.size().0.saturating_sub(at.0).min(to_u64(len));
-        let part = bytes.get_mut(..to_usize(there)).unwrap_or_default();
-        self.parent.read_exact_at(at, part).map_err(VmdkError::read("the parent"))?;
+        let there = to_usize(self.parent.size().0.saturating_sub(at.0)).min(len);
+        if there > 0 {
+            let part = bytes.get_mut(..there).unwrap_or_default();
+            self.parent.read_exact_at(at, part).map_err(VmdkError::read("the parent"))?;
+        }
         Ok(bytes)
     }
 }

@@ -155,9 +155,12 @@ impl Image {
         let mut len = self.top.size.saturating_sub(at).min(want);
         let mut last = 0;
         for (depth, layer) in std::iter::once(&self.top).chain(parents).enumerate() {
+            last = depth;
+            if at >= layer.size {
+                break; // behind the end of a smaller parent are zeros, whatever its own parents hold there
+            }
             let run = layer.run_at(at, len)?;
             len = len.min(run.len);
-            last = depth;
             if !matches!(run.place, Place::Hole) {
                 return Ok((Run { place: run.place, len }, depth));
             }

@@ -6,7 +6,7 @@
 //!
 //! The text of the specification says RFC 1951, what all products write is RFC 1950.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::sync::Arc;
 
 use blockdev::{ByteOffset, ReadError, SECTOR_SIZE};
@@ -42,6 +42,7 @@ pub(crate) struct PackedGrain<'a> {
 }
 
 /// What one thread needs for unpacking, kept from grain to grain.
+#[derive(Default)]
 struct Tools {
     decompressor: Decompressor,
     packed: Vec<u8>,
@@ -49,8 +50,8 @@ struct Tools {
 }
 
 thread_local! {
-    static TOOLS: RefCell<Tools> =
-        RefCell::new(Tools { decompressor: Decompressor::new(), packed: Vec::new(), plain: Vec::new() });
+    /// Taken while a grain is unpacked: its file may itself be a compressed image, which then brings its own.
+    static TOOLS: Cell<Option<Box<Tools>>> = const { Cell::new(None) };
 }
 
 impl<'a> PackedGrain<'a> {
@@ -136,19 +137,21 @@ impl PackedGrain<'_> {
         &self,
         work: impl FnOnce(&mut Decompressor, &[u8], &mut Vec<u8>) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
-        TOOLS.with_borrow_mut(|Tools { decompressor, packed, plain }| {
-            let about = if self.about > MARKER_LEN { self.about } else { USUAL_LEN };
-            let in_file = self.map.file().size().0.saturating_sub(self.start);
-            let have = about.min(self.most()).min(in_file);
-            self.read_to(packed, 0, have)?;
-            let end = self.size(packed)?.saturating_add(MARKER_LEN);
-            if end > have {
-                let inside = check_inside(self.map.file(), &self.map.name, "a compressed grain", self.start, end);
-                inside.map_err(self.failed())?;
-                self.read_to(packed, have, end)?;
-            }
-            work(decompressor, packed.get(to_usize(MARKER_LEN)..to_usize(end)).unwrap_or_default(), plain)
-        })
+        let mut tools = TOOLS.take().unwrap_or_default();
+        let Tools { decompressor, packed, plain } = &mut *tools;
+        let about = if self.about > MARKER_LEN { self.about } else { USUAL_LEN };
+        let in_file = self.map.file().size().0.saturating_sub(self.start);
+        let have = about.min(self.most()).min(in_file);
+        self.read_to(packed, 0, have)?;
+        let end = self.size(packed)?.saturating_add(MARKER_LEN);
+        if end > have {
+            let inside = check_inside(self.map.file(), &self.map.name, "a compressed grain", self.start, end);
+            inside.map_err(self.failed())?;
+            self.read_to(packed, have, end)?;
+        }
+        let done = work(decompressor, packed.get(to_usize(MARKER_LEN)..to_usize(end)).unwrap_or_default(), plain);
+        TOOLS.set(Some(tools));
+        done
     }
 
     /// Reads bytes `from` to `to` of the marker and its data.

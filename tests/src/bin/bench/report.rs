@@ -194,7 +194,9 @@ impl fmt::Display for Report {
         if !self.held_ms.is_empty() {
             writeln!(f, "from freeze to thaw: {} ms", Spread::of(self.held_ms.iter().copied()))?;
         }
-        writeln!(f, "the lab's server held {:.1} MiB at most", mib(self.lab_peak))?;
+        if self.lab_peak > 0 {
+            writeln!(f, "the lab's server held {:.1} MiB at most", mib(self.lab_peak))?;
+        }
         for target in &self.targets {
             let met = if target.met() { "met   " } else { "MISSED" };
             writeln!(f, "{met}  {}: {:.2}, at most {:.2}", target.what, target.value, target.limit)?;

@@ -207,6 +207,14 @@ fn program() -> Result<Command> {
     Ok(command)
 }
 
+/// `stillframe disk` with these words; its state stays in the data directory.
+pub(crate) fn disk_command(words: &[&str]) -> Result<Command> {
+    let mut command = program()?;
+    let state = programs()?.parent().unwrap_or(Path::new("..")).join("bench/state");
+    command.arg("disk").args(words).env("STILLFRAME_STATE_DIR", state);
+    Ok(command)
+}
+
 /// What a program prints, if it succeeds.
 pub(crate) fn said(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
