@@ -157,7 +157,7 @@ impl<'a> Opener<'a> {
         if line.kind == ExtentType::Zero {
             return Ok(Source::Zero);
         }
-        let unsupported = |dialect: &str| VmdkError::Dialect { file: of.to_owned(), dialect: dialect.to_owned() };
+        let unsupported = |dialect: &str| VmdkError::Dialect { file: of.to_owned(), dialect: presentable(dialect) };
         if line.access == Access::NoAccess {
             return Err(unsupported("NOACCESS"));
         }
@@ -229,12 +229,13 @@ fn embedded(file: Arc<dyn ReadAt>, name: &str) -> Result<Head, VmdkError> {
         });
     };
     if line.kind != ExtentType::Sparse {
-        return Err(VmdkError::Dialect { file: name.to_owned(), dialect: line.kind.to_string() });
+        return Err(VmdkError::Dialect { file: name.to_owned(), dialect: presentable(line.kind.as_str()) });
     }
     Ok(Head { descriptor, inside: Some((file, header.grains)) })
 }
 
-fn check_size(bytes: u64, name: &str) -> Result<(), VmdkError> {
+/// Checks the size of a disk.
+pub(crate) fn check_size(bytes: u64, name: &str) -> Result<(), VmdkError> {
     if (1..=sectors_to_bytes(MAX_CAPACITY.0)).contains(&bytes) {
         return Ok(());
     }
@@ -244,6 +245,11 @@ fn check_size(bytes: u64, name: &str) -> Result<(), VmdkError> {
         actual: bytes,
         expected: "1 sector to 64 TiB",
     })
+}
+
+/// A word of an image as it can be shown to people: it may be long, and hold what a terminal obeys.
+fn presentable(word: &str) -> String {
+    word.chars().take(60).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// Whether an extent is on a device: by its type, or by a path in an image of a whole disk or of partitions. A plain name there
@@ -265,7 +271,7 @@ fn flat(file: Arc<dyn ReadAt>, name: &str, line: &ExtentLine, len: u64) -> Resul
 /// Allows the create types that are known; what an extent is, its own type says.
 fn check_create_type(descriptor: &Descriptor, name: &str) -> Result<(), VmdkError> {
     match &descriptor.create_type {
-        CreateType::Other(other) => Err(VmdkError::Dialect { file: name.to_owned(), dialect: other.clone() }),
+        CreateType::Other(other) => Err(VmdkError::Dialect { file: name.to_owned(), dialect: presentable(other) }),
         _ => Ok(()),
     }
 }

@@ -7,7 +7,7 @@ use blockdev::{ByteLen, ByteOffset, ExtentKind, ReadAt};
 
 use crate::convert::{to_u64, to_usize};
 use crate::copy::copy_where;
-use crate::{CopyError, CopyTarget, VmdkError};
+use crate::{CopyError, CopyTarget, VmdkError, is_zero};
 
 /// How two disks differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +31,9 @@ pub enum Difference {
 /// is, in bytes, and ends it by [`ControlFlow::Break`].
 ///
 /// # Errors
-/// One of the disks cannot be read ([`CopyError::Source`] for the longer, [`CopyError::Target`] for the other), or the
-/// comparison was cancelled.
+/// One of the disks cannot be read, or the comparison was cancelled. Disks are read ahead, so a block that cannot be read may
+/// be told although one before it differs. [`CopyError::Target`] is of the shorter disk's data, [`CopyError::Source`] of the
+/// other one's, or of the tables of either.
 pub fn compare(
     first: &dyn ReadAt,
     second: &dyn ReadAt,
@@ -64,6 +65,9 @@ impl Against<'_> {
         let extent = if there == 0 { None } else { Some(self.other.extent_at(at).map_err(failed)?) };
         let known_zero = extent.is_none_or(|e| e.kind != ExtentKind::Data && e.len.0 >= there);
         if known_zero {
+            if is_zero(data) {
+                return Ok(None);
+            }
             return Ok(position(data, |_| 0).map(|inside| behind(at, inside)));
         }
         let mut other = vec![0; data.len()]; // at most a block

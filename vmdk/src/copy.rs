@@ -45,6 +45,11 @@ pub trait CopyTarget: Sync {
     /// # Errors
     /// Those of the target.
     fn store(&self, at: ByteOffset, data: &[u8], prepared: Self::Prepared) -> Result<(), VmdkError>;
+
+    /// The content of the disk that shows wherever nothing is written, if the target is a delta.
+    fn parent_content_id(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// Why a copy ended early.
@@ -66,12 +71,20 @@ pub enum CopyError {
 /// the disk, and ends it by [`ControlFlow::Break`].
 ///
 /// # Errors
-/// Those of source and target. The target can not be finished then.
+/// Those of source and target, whichever is met first; a target that is a delta is refused, as its parent would show
+/// through the source's holes. After an error the target is not complete: discard it.
 pub fn copy<T: CopyTarget>(
     source: &dyn ReadAt,
     target: &T,
     watch: &(dyn Fn(u64) -> ControlFlow<()> + Sync),
 ) -> Result<(), CopyError> {
+    if let Some(parent) = target.parent_content_id() {
+        return Err(CopyError::Target(VmdkError::Request {
+            field: "the content ID of the target's parent",
+            actual: parent.into(),
+            expected: "no parent; a delta is written by copy_difference",
+        }));
+    }
     copy_where(&[source], source, target, watch)
 }
 
@@ -79,13 +92,20 @@ pub fn copy<T: CopyTarget>(
 /// wherever one of them holds anything.
 ///
 /// # Errors
-/// As [`copy()`].
+/// As [`copy()`]; a target that is no delta is refused. What cannot be read of the parent is an error of the target.
 pub fn copy_difference(
     source: &dyn ReadAt,
     parent: &dyn ReadAt,
     delta: &ImageWriter,
     watch: &(dyn Fn(u64) -> ControlFlow<()> + Sync),
 ) -> Result<(), CopyError> {
+    if delta.descriptor().parent_content_id.is_none() {
+        return Err(CopyError::Target(VmdkError::Request {
+            field: "the number of parents of the target",
+            actual: 0,
+            expected: "one, as only the difference to it is written",
+        }));
+    }
     copy_where(&[source, parent], source, &Difference { delta, parent }, watch)
 }
 
@@ -101,9 +121,11 @@ pub(crate) fn copy_where<T: CopyTarget>(
     let copy =
         Copy { source, target, watch, plan: Mutex::new(Plan::new(in_use, source.size().0)), turn: Turn::default() };
     std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| copy.work());
+        for _ in 1..threads {
+            // With fewer threads than wished for it takes longer, and that is all.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, || copy.work());
         }
+        copy.work();
     });
     match copy.turn.end() {
         None => Ok(()),
@@ -142,13 +164,16 @@ impl<T: CopyTarget> Copy<'_, T> {
         let data = memory.get_mut(..len).unwrap_or_default();
         self.source.read_exact_at(at, data).map_err(CopyError::Source)?;
         let mut prepared = self.target.prepare(at, data).map_err(CopyError::Target)?;
-        {
-            let Some(_turn) = self.turn.wait(number) else { return Ok(false) };
-            if (self.watch)(at.0).is_break() {
-                return Err(CopyError::Cancelled);
-            }
-            self.target.place(at, data, &mut prepared).map_err(CopyError::Target)?;
+        let Some(turn) = self.turn.wait(number) else { return Ok(false) };
+        let placed = match (self.watch)(at.0) {
+            ControlFlow::Break(()) => Err(CopyError::Cancelled),
+            ControlFlow::Continue(()) => self.target.place(at, data, &mut prepared).map_err(CopyError::Target),
+        };
+        if let Err(error) = placed {
+            self.turn.stop(error); // before the turn is passed on, so that nothing is placed behind it
+            return Ok(false);
         }
+        drop(turn);
         self.target.store(at, data, prepared).map_err(CopyError::Target)?;
         Ok(true)
     }
@@ -278,6 +303,9 @@ impl Drop for StopOnPanic<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            return; // nobody may go on; see `StopOnPanic`
+        }
         self.turn.lock().next = self.number.saturating_add(1);
         self.turn.changed.notify_all();
     }
@@ -294,6 +322,9 @@ impl CopyTarget for ImageWriter {
     }
     fn store(&self, _: ByteOffset, data: &[u8], prepared: Prepared) -> Result<(), VmdkError> {
         self.store_part(&prepared, data)
+    }
+    fn parent_content_id(&self) -> Option<u32> {
+        self.descriptor().parent_content_id
     }
 }
 

@@ -36,7 +36,8 @@ impl Gate for DenyGate {
     }
 }
 
-/// Opens what a function grants: for names that stand for something other than local files.
+/// Opens what a function grants: for names that stand for something other than local files. It provides no devices; a
+/// [`Gate`] of your own can.
 #[derive(Clone, Copy, Debug)]
 pub struct FnGate<F>(F);
 

@@ -33,7 +33,8 @@ async fn info(args: &SourceArgs, json: bool) -> Result<()> {
 }
 
 fn show_info(info: &DiskInfo) {
-    let row = |name: &str, value: &str| output::line(&format!("{name:18}{value}"));
+    // Some of it is text from the image.
+    let row = |name: &str, value: &str| output::line(&format!("{name:18}{}", value.replace(char::is_control, "?")));
     row("image:", &info.filename);
     row("format:", info.format);
     row("virtual size:", &format!("{} ({} bytes)", size(info.virtual_size), info.virtual_size));

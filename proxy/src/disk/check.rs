@@ -12,6 +12,9 @@ use super::{copy_error, watch};
 use crate::error::{Context, Error, Family, Result};
 use crate::job::{Cancel, Progress};
 
+/// The word for what could not be looked at.
+const UNCHECKED: &str = "unchecked";
+
 /// What a check found, in the field names of `qemu-img check --output=json` where it has them.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -20,7 +23,7 @@ pub struct CheckReport {
     pub filename: String,
     /// Always `vmdk`: raw disks have nothing to check.
     pub format: &'static str,
-    /// Errors of the check itself; always 0, as they end it.
+    /// What could not be looked at.
     pub check_errors: u64,
     /// Problems that lose or endanger data.
     pub corruptions: u64,
@@ -44,7 +47,7 @@ pub struct CheckReport {
 /// One problem.
 #[derive(Clone, Debug, Serialize)]
 pub struct FoundProblem {
-    /// `corrupt`, `mendable` or `leak`.
+    /// `corrupt`, `mendable`, `leak` or `unchecked`.
     pub severity: &'static str,
     /// The file.
     pub filename: String,
@@ -59,16 +62,24 @@ impl CheckReport {
     /// Whether the disk's bytes are safe: leaks only waste space.
     #[must_use]
     pub const fn is_sound(&self) -> bool {
-        self.corruptions == 0 && self.mendable == 0
+        self.corruptions == 0 && self.mendable == 0 && self.check_errors == 0
     }
 
     /// The error that a check ends with, if it found more than leaks.
     ///
     /// # Errors
-    /// [`Family::Corrupt`].
+    /// [`Family::Corrupt`]; [`Family::Failed`] if nothing else was found than that something could not be looked at.
     pub fn verdict(&self) -> Result<()> {
         if self.is_sound() {
             return Ok(());
+        }
+        if self.corruptions == 0 && self.mendable == 0 {
+            let first = self.findings.iter().find(|finding| finding.severity == UNCHECKED);
+            let why = first.map_or("", |finding| &finding.problem);
+            let what =
+                format!("{}: {} things could not be checked, the first is: {why}", self.filename, self.check_errors);
+            return Err(Error::new(Family::Failed, what)
+                .hint("files are looked for beside the image; --map NAME=PATH names others"));
         }
         let what = format!("{}: {} corruptions, {} mendable problems", self.filename, self.corruptions, self.mendable);
         let error = Error::new(Family::Corrupt, what);
@@ -95,6 +106,7 @@ pub fn check(spec: &SourceSpec) -> Result<CheckReport> {
             Severity::Corrupt => "corrupt",
             Severity::Mendable => "mendable",
             Severity::Leak => "leak",
+            Severity::Unchecked => UNCHECKED,
         },
         filename: gate.path_of(&finding.file).display().to_string(),
         offset: finding.at.map(|at| at.0),
@@ -103,7 +115,7 @@ pub fn check(spec: &SourceSpec) -> Result<CheckReport> {
     Ok(CheckReport {
         filename: spec.path.display().to_string(),
         format: "vmdk",
-        check_errors: 0,
+        check_errors: found.unchecked,
         corruptions: found.corruptions,
         mendable: found.mendable,
         leaks: found.leaks,
@@ -157,9 +169,12 @@ pub fn repair(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Converted> {
-    if report.corruptions > 0 {
-        let what =
-            format!("{} has {} problems that cannot be mended without guessing", report.filename, report.corruptions);
+    if report.corruptions > 0 || report.check_errors > 0 {
+        let what = format!(
+            "{} has {} problems that cannot be mended without guessing",
+            report.filename,
+            report.corruptions + report.check_errors
+        );
         return Err(Error::new(Family::Corrupt, what).hint("nothing was written; restore the image from another copy"));
     }
     let source = Source::open(spec)?;

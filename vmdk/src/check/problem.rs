@@ -1,6 +1,6 @@
 use blockdev::{ByteLen, ByteOffset, ReadError};
 
-use crate::VmdkError;
+use crate::{ErrorFamily, VmdkError};
 
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -11,6 +11,8 @@ pub enum Severity {
     Mendable,
     /// Space is taken for nothing.
     Leak,
+    /// Something could not be looked at: a file is absent or cannot be read, a device was not provided, a dialect is not known.
+    Unchecked,
 }
 
 /// What a check can find.
@@ -86,8 +88,9 @@ pub enum Problem {
 impl Problem {
     /// How bad it is.
     #[must_use]
-    pub const fn severity(&self) -> Severity {
+    pub fn severity(&self) -> Severity {
         match self {
+            Self::Image(error) if error.family() != ErrorFamily::Corrupt => Severity::Unchecked,
             Self::CopyDamaged { .. } | Self::Unclean | Self::LongContentId { .. } | Self::BehindEnd { .. } => {
                 Severity::Mendable
             }
@@ -131,12 +134,18 @@ pub(super) fn cause_of(error: &ReadError) -> String {
     }
 }
 
-/// Where a [`VmdkError`] says that it is, if it does.
+/// Where a read error says that the damage is, if it does.
 pub(super) fn place_of(error: &ReadError) -> Option<ByteOffset> {
     let (ReadError::Corrupt { source, .. } | ReadError::Unsupported { source, .. }) = error else { return None };
-    match source.downcast_ref::<VmdkError>()? {
+    place_in_file(source.downcast_ref::<VmdkError>()?)
+}
+
+/// Where in its file an error says that the damage is, if it does.
+pub(super) const fn place_in_file(error: &VmdkError) -> Option<ByteOffset> {
+    match error {
         VmdkError::Field { position, .. } | VmdkError::PackedGrain { position, .. } => Some(*position),
         VmdkError::Short { start, .. } => Some(*start),
+        VmdkError::NoFooter { at, .. } => Some(*at),
         _ => None,
     }
 }

@@ -6,16 +6,23 @@ use super::{CheckReport, Problem};
 use crate::convert::{div_rem, round_up, sectors_to_bytes};
 use crate::sparse::{GrainMap, GrainRun, MARKER_LEN, Marker, RawMarker, most_packed};
 
-/// Walks along the markers. Grains that a table names were judged with the table; what no table names is told here.
-pub(super) fn check(map: &GrainMap, report: &mut CheckReport) {
+/// Walks along the markers. Grains that a table names were judged with the table, the first of them is at byte `first`; what
+/// no table names is told here.
+pub(super) fn check(map: &GrainMap, first: u64, report: &mut CheckReport) {
     let mut walk = Walk { map, leaked: 0, leaked_len: 0 };
     let size = map.file().size().0;
-    let mut at = map.grains().grain_area.0.max(SECTOR_SIZE);
+    // Some writers leave `overHead` out.
+    let over_head = if map.grains().grain_area.0 == 0 { first } else { map.grains().grain_area.0 };
+    let [(_, header), (_, descriptor)] = map.grains().reserved;
+    let mut at = over_head.max(header).max(round_up(descriptor, SECTOR_SIZE));
     while at < size {
         match walk.step(at, report) {
             Some(next) => at = next,
             None => break,
         }
+    }
+    if at > size {
+        report.add(map.name(), None, Problem::Marker { found: "the end of the file" });
     }
     if walk.leaked > 0 {
         let problem = Problem::Leaked { grains: walk.leaked, len: ByteLen(walk.leaked_len) };

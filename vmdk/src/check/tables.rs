@@ -6,32 +6,41 @@ use super::problem::{cause_of, place_of};
 use super::usage::{Area, Usage};
 use super::{CheckReport, Problem};
 use crate::convert::{div_rem, div_up, to_u64, to_usize};
-use crate::sparse::{Entries, Entry, GrainMap, PackedGrain, check_inside};
+use crate::sparse::{Entries, Entry, GrainMap, MAX_GRAIN_SECTORS, PackedGrain, check_inside};
 
-/// Looks at every table; answers where the last grain ends in the file.
-pub(super) fn check(map: &GrainMap, report: &mut CheckReport) -> u64 {
+/// More entries than this many that are wrong are not counted, and what else there is is not looked at.
+const MAX_COUNTED: u64 = 1_000_000;
+
+/// Looks at every table; answers where the first grain begins and where the last one ends in the file.
+pub(super) fn check(map: &GrainMap, report: &mut CheckReport) -> (u64, u64) {
     let grains = map.grains();
-    let file_sectors = div_up(map.file().size().0, SECTOR_SIZE);
-    let whole_file = Area { base: 0, unit: SECTOR_SIZE, count: file_sectors };
+    let size = map.file().size().0;
+    // What a header says of areas is worth no more than the file that there is; entries of 32 bits end at 2 TiB.
+    let reachable = (1u64 << 32).saturating_add(MAX_GRAIN_SECTORS);
+    let whole_file = Area { base: 0, unit: SECTOR_SIZE, count: div_up(size, SECTOR_SIZE).min(reachable) };
+    let in_file = |base: u64, unit: u64, count: u64| Area {
+        base,
+        unit,
+        count: count.min(div_up(size.saturating_sub(base), unit)),
+    };
     let (area, tables) = match grains.entries {
         Entries::Sectors { .. } => (whole_file, None),
         // Tables and grains have places of their own, which entries count.
         Entries::Tagged(areas) => (
-            Area { base: areas.grains, unit: areas.grain_len, count: areas.grain_count },
-            Area { base: areas.tables, unit: areas.table_len, count: areas.table_count }.windows().next(),
+            in_file(areas.grains, areas.grain_len, areas.grain_count),
+            in_file(areas.tables, areas.table_len, areas.table_count).windows().next(),
         ),
     };
-    let mut check = Check { map, report, usage: None, tables, free_sectors: 0, end: 0 };
+    let mut check = Check { map, report, usage: None, tables, leaked: 0, place: (u64::MAX, 0) };
     for usage in area.windows() {
         check.window(usage);
     }
-    let (free, end) = (check.free_sectors, check.end);
-    let (leaked, _) = div_rem(free, grains.grain_len / SECTOR_SIZE);
+    let (leaked, place) = (check.leaked, check.place);
     if leaked > 0 {
         let len = ByteLen(leaked.saturating_mul(grains.grain_len));
         report.add(map.name(), None, Problem::Leaked { grains: leaked, len });
     }
-    end
+    place
 }
 
 struct Check<'a> {
@@ -41,8 +50,10 @@ struct Check<'a> {
     usage: Option<Usage>,
     /// Tables that are taken, where they are numbered.
     tables: Option<Usage>,
-    free_sectors: u64,
-    end: u64,
+    /// Grains that belong to nothing.
+    leaked: u64,
+    /// Where the first grain begins and the last one ends.
+    place: (u64, u64),
 }
 
 /// One copy of a table.
@@ -58,14 +69,14 @@ impl Check<'_> {
         self.usage = Some(usage);
         if !numbered {
             for (start, end) in grains.reserved {
-                self.take(start, end.saturating_sub(start), "the header or descriptor", start);
+                self.take(start, end.saturating_sub(start), "the header or descriptor");
             }
             for directory in &grains.directories {
-                self.take(*directory, grains.directory_len(), "a grain directory", *directory);
+                self.take(*directory, grains.directory_len(), "a grain directory");
             }
         }
         let mut table = 0;
-        while table < grains.table_count() {
+        while table < grains.table_count() && self.report.corruptions < MAX_COUNTED {
             // Most of a large disk has no tables.
             let empty = grains.directories.iter().map(|start| self.map.empty_tables(*start, table).unwrap_or(0)).min();
             table = table.saturating_add(empty.unwrap_or(0));
@@ -76,8 +87,9 @@ impl Check<'_> {
         }
         // Streams have markers between their grains; they are counted by walking along them.
         if !numbered && !grains.packed {
-            let free = self.usage.as_ref().map_or(0, |usage| usage.free_in(grains.grain_area));
-            self.free_sectors = self.free_sectors.saturating_add(free);
+            let sectors = grains.grain_len / SECTOR_SIZE;
+            let free = self.usage.as_ref().map_or(0, |usage| usage.free_in(grains.grain_area, sectors));
+            self.leaked = self.leaked.saturating_add(free);
         }
     }
 
@@ -86,25 +98,36 @@ impl Check<'_> {
         self.usage.as_ref().is_some_and(Usage::is_first)
     }
 
-    fn take(&mut self, start: u64, len: u64, what: &'static str, at: u64) {
-        if self.usage.as_mut().is_some_and(|usage| !usage.take(start, len)) {
-            self.report.add(self.map.name(), Some(at), Problem::UsedTwice { what });
+    /// Takes a place; false if it, or a part of it, was taken before.
+    fn take(&mut self, start: u64, len: u64, what: &'static str) -> bool {
+        let free = self.usage.as_mut().is_none_or(|usage| usage.take(start, len));
+        if !free {
+            self.report.add(self.map.name(), Some(start), Problem::UsedTwice { what });
+        }
+        free
+    }
+
+    /// Takes the place of a table. Where tables are numbered they are taken once, and not in every window.
+    fn take_table(&mut self, start: u64) -> bool {
+        let (len, what) = (self.map.grains().table_len(), "a grain table");
+        let first_look = self.first_look();
+        match &mut self.tables {
+            None => self.take(start, len, what),
+            Some(tables) => {
+                let free = !first_look || tables.take(start, len);
+                if !free {
+                    self.report.add(self.map.name(), Some(start), Problem::UsedTwice { what });
+                }
+                free
+            }
         }
     }
 
     fn table(&mut self, table: u64) {
         let copies = self.copies(table);
-        for copy in &copies {
-            let len = self.map.grains().table_len();
-            match self.tables.as_mut() {
-                None => self.take(copy.start, len, "a grain table", copy.start),
-                Some(tables) => {
-                    if self.usage.as_ref().is_some_and(Usage::is_first) && !tables.take(copy.start, len) {
-                        let problem = Problem::UsedTwice { what: "a grain table" };
-                        self.report.add(self.map.name(), Some(copy.start), problem);
-                    }
-                }
-            }
+        // A table that is named a second time was looked at, and its grains are taken.
+        if copies.iter().filter(|copy| !self.take_table(copy.start)).count() > 0 {
+            return;
         }
         if self.first_look() {
             self.compare(table, &copies);
@@ -128,18 +151,18 @@ impl Check<'_> {
 
     fn take_run(&mut self, run: Option<(u64, u64)>) {
         if let Some((start, end)) = run {
-            self.take(start, end.saturating_sub(start), "a grain", start);
+            self.take(start, end.saturating_sub(start), "a grain");
         }
     }
 
     /// The copies of a table that can be used. What is wrong with others is told, worse if there is none.
     fn copies(&mut self, table: u64) -> Vec<Copy> {
-        let (mut copies, mut wrong, mut absent) = (Vec::new(), Vec::new(), 0usize);
-        for directory in &self.map.grains().directories {
+        let (mut copies, mut wrong, mut absent) = (Vec::new(), Vec::new(), Vec::new());
+        for (copy, directory) in self.map.grains().directories.iter().enumerate() {
             let found = self.map.table_at(*directory, table);
             match found.and_then(|start| start.map(|start| Ok((start, self.map.entries_of(start)?))).transpose()) {
                 Ok(Some((start, entries))) => copies.push(Copy { start, entries }),
-                Ok(None) => absent = absent.saturating_add(1),
+                Ok(None) => absent.push(copy),
                 Err(error) => wrong.push(error),
             }
         }
@@ -154,24 +177,36 @@ impl Check<'_> {
                 };
                 self.report.add(self.map.name(), at, problem);
             }
-            if absent > 0 && !copies.is_empty() {
-                let why = format!("one directory names no grain table {table}");
-                self.report.add(self.map.name(), None, Problem::CopyDamaged { why });
-            }
+            self.tell_absent(table, &absent, &copies);
         }
         copies
+    }
+
+    /// Tells of a table that one directory has and another one has not. A reader that trusts the first sees no grains where that
+    /// one has none, and nobody knows which is right.
+    fn tell_absent(&mut self, table: u64, absent: &[usize], copies: &[Copy]) {
+        let Some(copy) = copies.first().filter(|_| !absent.is_empty()) else { return };
+        let used = copy.entries.iter().filter(|entry| **entry != 0).count();
+        let first = copy.entries.iter().position(|entry| *entry != 0).unwrap_or(0);
+        let problem = if absent.contains(&0) && used > 0 {
+            let grain = table.saturating_mul(self.map.grains().table_entries).saturating_add(to_u64(first));
+            Problem::CopiesDiffer { table, count: to_u64(used), grain }
+        } else {
+            Problem::CopyDamaged { why: format!("one directory names no grain table {table}") }
+        };
+        self.report.add(self.map.name(), Some(copy.start), problem);
     }
 
     /// Tells where two usable copies of a table differ. One of a pair of entries may be damaged; then the other holds.
     fn compare(&mut self, table: u64, copies: &[Copy]) {
         let [first, second] = copies else { return };
-        let usable = |entry: &u64, index: usize| self.usable(*entry, table, to_u64(index)).is_ok();
         let (mut differ, mut damaged) = (Vec::new(), 0u64);
-        for (index, (a, b)) in first.entries.iter().zip(&second.entries).enumerate() {
-            match a == b {
-                true => {}
-                false if usable(a, index) && usable(b, index) => differ.push(index),
-                false => damaged = damaged.saturating_add(1),
+        for (index, (a, b)) in first.entries.iter().zip(&second.entries).enumerate().filter(|(_, (a, b))| a != b) {
+            match [a, b].map(|entry| self.usable(*entry, table, to_u64(index))) {
+                [Ok(_), Ok(_)] => differ.push(index),
+                // The first holds; or the second does, where it has the grain. Else `grain` tells.
+                [Ok(_), Err(_)] | [Err(_), Ok(Some(_))] => damaged = damaged.saturating_add(1),
+                _ => {}
             }
         }
         if let Some(index) = differ.first() {
@@ -192,7 +227,8 @@ impl Check<'_> {
         for copy in copies {
             let entry = copy.entries.get(to_usize(index)).copied().unwrap_or(0);
             match self.usable(entry, table, index) {
-                Ok(None) => return None,
+                Ok(None) if first_error.is_none() => return None,
+                Ok(None) => {} // damaged in the first copy and absent in the second: it is lost
                 Ok(Some(start)) => return self.stored(grain, start),
                 Err(why) => {
                     let at = copy.start.saturating_add(index.saturating_mul(self.map.grains().entries.width()));
@@ -221,7 +257,7 @@ impl Check<'_> {
         if self.first_look() {
             self.report.stored = self.report.stored.saturating_add(1);
             self.report.compressed = self.report.compressed.saturating_add(u64::from(packed));
-            self.end = self.end.max(start.saturating_add(len));
+            self.place = (self.place.0.min(start), self.place.1.max(start.saturating_add(len)));
         }
         (!packed).then_some(start)
     }

@@ -53,33 +53,47 @@ impl Usage {
         let first = div_rem(start.saturating_sub(self.base), self.unit).0.max(self.from);
         let last = div_up(end, self.unit).min(self.to);
         let mut free = true;
-        for unit in first..last {
+        let mut unit = first;
+        while unit < last {
             let (word, bit) = div_rem(unit.saturating_sub(self.from), 64);
-            let mask = 1u64.wrapping_shl(u32::try_from(bit).unwrap_or(0));
+            let count = last.saturating_sub(unit).min(64u64.saturating_sub(bit)); // of this word
             if let Some(word) = self.bits.get_mut(to_usize(word)) {
+                let mask = mask(bit, count);
                 free &= *word & mask == 0;
                 *word |= mask;
             }
+            unit = unit.saturating_add(count);
         }
         free
     }
 
-    /// The units of the window that lie wholly in a range of bytes, and that nobody took.
-    pub(super) fn free_in(&self, (start, end): (u64, u64)) -> u64 {
-        let mut free = 0u64;
+    /// How many pieces of `piece` units there are in a range of bytes, in the runs of units that nobody took.
+    pub(super) fn free_in(&self, (start, end): (u64, u64), piece: u64) -> u64 {
+        let (mut pieces, mut run) = (0u64, 0u64);
         let mut unit = div_up(start.saturating_sub(self.base), self.unit).max(self.from);
         let to = div_rem(end.saturating_sub(self.base), self.unit).0.min(self.to);
         while unit < to {
             let (word, bit) = div_rem(unit.saturating_sub(self.from), 64);
             let bits = self.bits.get(to_usize(word)).copied().unwrap_or(u64::MAX);
             // A whole word at once where it is all free or all taken.
-            let step = if bit == 0 && to.saturating_sub(unit) >= 64 { 64 } else { 1 };
-            let bits = bits.wrapping_shr(u32::try_from(bit).unwrap_or(0));
-            free = free.saturating_add(if step == 64 { bits.count_zeros().into() } else { u64::from(bits & 1 == 0) });
+            let whole = bit == 0 && to.saturating_sub(unit) >= 64 && (bits == 0 || bits == u64::MAX);
+            let step = if whole { 64 } else { 1 };
+            if bits & mask(bit, 1) == 0 {
+                run = run.saturating_add(step);
+            } else {
+                pieces = pieces.saturating_add(div_rem(run, piece).0);
+                run = 0;
+            }
             unit = unit.saturating_add(step);
         }
-        free
+        pieces.saturating_add(div_rem(run, piece).0)
     }
+}
+
+/// `count` bits from bit `from` of a word on.
+fn mask(from: u64, count: u64) -> u64 {
+    let all = u64::MAX.wrapping_shr(u32::try_from(64u64.saturating_sub(count)).unwrap_or(0));
+    if count == 0 { 0 } else { all.wrapping_shl(u32::try_from(from).unwrap_or(0)) }
 }
 
 #[cfg(test)]
@@ -94,11 +108,13 @@ mod tests {
         assert!(usage.take(1000 + 100 * 512, 200 * 512));
         assert!(!usage.take(1000 + 299 * 512, 512));
         assert!(usage.take(1000 + 300 * 512, 512));
-        assert_eq!(usage.free_in((1000, u64::MAX)), 1000 - 2 - 201);
-        assert_eq!(usage.free_in((1000 + 64 * 512, u64::MAX)), 1000 - 64 - 201);
-        assert_eq!(usage.free_in((1000 + 999 * 512, u64::MAX)), 1);
-        assert_eq!(usage.free_in((1000 + 990 * 512, 1000 + 993 * 512 + 1)), 3);
+        assert_eq!(usage.free_in((1000, u64::MAX), 1), 1000 - 2 - 201);
+        assert_eq!(usage.free_in((1000 + 64 * 512, u64::MAX), 1), 1000 - 64 - 201);
+        assert_eq!(usage.free_in((1000 + 999 * 512, u64::MAX), 1), 1);
+        assert_eq!(usage.free_in((1000 + 990 * 512, 1000 + 993 * 512 + 1), 1), 3);
         assert!(usage.take(u64::MAX - 5, u64::MAX)); // outside
+        let free = usage.free_in((1000, u64::MAX), 97);
+        assert_eq!(free, 98 / 97 + (1000 - 301) / 97); // each run by itself
     }
 
     #[test]
@@ -108,7 +124,7 @@ mod tests {
         let across = (WINDOW - 1) * 512;
         assert!(windows.iter_mut().all(|window| window.take(across, 1024)));
         assert!(windows.iter_mut().all(|window| !window.take(across, 1024)));
-        assert_eq!((windows[0].free_in((0, u64::MAX)), windows[1].free_in((0, u64::MAX))), (WINDOW - 1, 9));
+        assert_eq!((windows[0].free_in((0, u64::MAX), 1), windows[1].free_in((0, u64::MAX), 1)), (WINDOW - 1, 9));
         assert!(windows[0].is_first() && !windows[1].is_first());
     }
 }

@@ -43,7 +43,7 @@ impl ExtentLine {
             Some(word) => Some(Sectors(word.number().ok_or("an offset in sectors after the file name")?)),
             None => None,
         };
-        // Words behind the offset name devices; extents on devices are not read.
+        // Words behind the offset name partitions of devices, which a gate knows by the file's name.
         let line = Self { access, sectors: Sectors(sectors), kind: kind.into(), file, offset };
         if line.file.is_none() && line.kind != ExtentType::Zero && access != Access::NoAccess {
             return Err("a file name in quotation marks after the type");

@@ -1,6 +1,7 @@
 //! Bounded caches, shared by all extents of an image. What they keep changes speed, never answers.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use blockdev::{ByteOffset, ReadAt, ReadError};
@@ -89,6 +90,26 @@ impl PageTail {
     }
 }
 
+/// Mixes a key. A chain asks for twenty pages to read one block, so the hash is on the way of every read; what a key is, an
+/// image decides within limits, and the worst it can do is to make its own reading slow.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
+    }
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(number.into());
+    }
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0.rotate_left(29) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
 /// Byte strings by key, the least recently used dropped first.
 #[derive(Debug)]
 pub(super) struct Lru {
@@ -100,7 +121,7 @@ pub(super) struct Lru {
 struct Inner {
     clock: u64,
     held: usize,
-    entries: HashMap<Key, Entry>,
+    entries: HashMap<Key, Entry, BuildHasherDefault<KeyHasher>>,
 }
 
 #[derive(Debug)]

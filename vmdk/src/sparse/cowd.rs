@@ -78,10 +78,13 @@ pub(crate) fn read_cowd(file: &dyn ReadAt, name: &str) -> Result<Grains, VmdkErr
         grain_area: (0, 0),
         reserved: [(0, HEADER_LEN), (0, 0)],
         unclean: false,
+        lacks_directory: false,
     };
     // ESX lengthens the file in advance; what lies behind the first free sector was never used.
     let free = sectors_to_bytes(raw.free_sector.get().into());
-    let grains = Grains { grain_area: (grains.end_of_directories(), free), ..grains };
+    let directory_end =
+        u64::from(raw.num_gd_entries.get()).saturating_mul(4).saturating_add(sectors_to_bytes(directory.into()));
+    let grains = Grains { grain_area: (directory_end.max(grains.end_of_directories()), free), ..grains };
     let entries = raw.num_gd_entries.get();
     if u64::from(entries) < grains.table_count() {
         let expected = "an entry for every 4096 grains";

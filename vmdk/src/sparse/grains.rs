@@ -32,6 +32,8 @@ pub(crate) struct Grains {
     pub(crate) reserved: [(u64, u64); 2],
     /// Whether the header says that the extent was not closed. Only the checker asks.
     pub(crate) unclean: bool,
+    /// Whether the header announces a directory, and does not say where it is. Only the checker asks.
+    pub(crate) lacks_directory: bool,
 }
 
 impl Grains {
@@ -93,6 +95,16 @@ pub(crate) enum GrainRun<'a> {
     Zero { len: u64 },
     /// Not allocated.
     Hole { len: u64 },
+}
+
+/// Why one copy of the tables gives no answer.
+enum Fault {
+    /// The directory or the table is damaged; another copy holds for all of it.
+    Table(ReadError),
+    /// One entry is.
+    Entry(ReadError),
+    /// Two copies say different things, and none of them is damaged.
+    Contradiction(ReadError),
 }
 
 impl GrainMap {
@@ -169,36 +181,59 @@ impl GrainMap {
     /// The run that begins `at` bytes into the extent; `at` is before its end. No more entries are looked at than `want`
     /// bytes need.
     pub(crate) fn run_at(&self, at: u64, want: u64) -> Result<GrainRun<'_>, ReadError> {
-        let mut first_error = None;
-        for directory in &self.grains.directories {
-            match self.run_by(*directory, at, want) {
+        let mut first_fault = None;
+        for (copy, directory) in self.grains.directories.iter().enumerate() {
+            match self.run_by(copy, *directory, at, want) {
+                // Damage of one entry is mended by a second copy that has the grain; where that has none, something is lost.
+                Ok(GrainRun::Hole { .. } | GrainRun::Zero { .. }) if matches!(first_fault, Some(Fault::Entry(_))) => {}
                 Ok(run) => return Ok(run),
-                Err(e) => first_error = first_error.or(Some(e)),
+                Err(Fault::Contradiction(error)) => return Err(error),
+                Err(fault) => first_fault = first_fault.or(Some(fault)),
             }
         }
-        Err(first_error.unwrap_or(ReadError::OutOfRange {
-            at: ByteOffset(at),
-            len: ByteLen(1),
-            size: ByteLen(self.grains.capacity),
-        }))
+        match first_fault {
+            Some(Fault::Table(error) | Fault::Entry(error) | Fault::Contradiction(error)) => Err(error),
+            None => {
+                Err(ReadError::OutOfRange { at: ByteOffset(at), len: ByteLen(1), size: ByteLen(self.grains.capacity) })
+            }
+        }
     }
 
-    fn run_by(&self, directory: u64, at: u64, want: u64) -> Result<GrainRun<'_>, ReadError> {
+    fn run_by(&self, copy: usize, directory: u64, at: u64, want: u64) -> Result<GrainRun<'_>, Fault> {
         let (grain, inside) = div_rem(at, self.grains.grain_len);
         let (table, index) = div_rem(grain, self.grains.table_entries);
         let want = div_up(inside.saturating_add(want), self.grains.grain_len);
-        let tables = self.tail(directory, table)?;
+        let tables = self.tail(directory, table).map_err(Fault::Table)?;
         let (entry, _) = tables.first_two(self.grains.entries.width());
         let place = directory.saturating_add(table.saturating_mul(self.grains.entries.width()));
-        let Some(table_start) = self.table(entry, place, grain)? else {
+        let Some(table_start) = self.table(entry, place, grain).map_err(Fault::Table)? else {
             let left = self.grains.table_count().saturating_sub(table);
             let limit = left.min(div_up(index.saturating_add(want), self.grains.table_entries));
             let empty = tables.count(self.grains.entries.width(), limit, |entry| entry == 0);
+            let empty = if copy == 0 { self.empty_everywhere(table, empty, place)? } else { empty };
             let end = table.saturating_add(empty).saturating_mul(self.grains.table_entries);
             return Ok(GrainRun::Hole { len: self.grains.until(end).saturating_sub(at) });
         };
-        let tail = self.tail(table_start, index)?;
-        self.run_in_table(&tail, table_start, grain, inside, want)
+        let tail = self.tail(table_start, index).map_err(Fault::Table)?;
+        self.run_in_table(&tail, table_start, grain, inside, want).map_err(Fault::Entry)
+    }
+
+    /// How many of the `empty` tables from number `table` on no usable directory has. The first directory lacks them all; if
+    /// another one names the first of them, nobody knows which is right, and zeros may be wrong.
+    fn empty_everywhere(&self, table: u64, empty: u64, place: u64) -> Result<u64, Fault> {
+        let mut least = empty;
+        for directory in self.grains.directories.iter().skip(1) {
+            let Ok(tail) = self.tail(*directory, table) else { continue };
+            let also = tail.count(self.grains.entries.width(), empty, |entry| entry == 0);
+            if also == 0 {
+                let expected = "a grain table, as the other directory names one";
+                let error = self.wrong("the grain directory entry", place, 0, expected);
+                let at = ByteOffset(self.grains.until(table.saturating_mul(self.grains.table_entries)));
+                return Err(Fault::Contradiction(error.into_read_error(at)));
+            }
+            least = least.min(also);
+        }
+        Ok(least)
     }
 
     /// The entries from the one numbered `index` on, of a table or directory that lies in the file.

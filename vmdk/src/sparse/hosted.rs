@@ -164,6 +164,7 @@ impl Check<'_> {
                 grain_area: (sectors_to_bytes(self.raw.over_head.get()), u64::MAX),
                 reserved: [(0, blockdev::SECTOR_SIZE), inside],
                 unclean: self.raw.unclean_shutdown != 0,
+                lacks_directory: !packed && self.wanted_directories(flags) > self.directories(flags)?.len(),
             },
             descriptor,
         })
@@ -299,12 +300,17 @@ impl Check<'_> {
         Err(self.wrong("numGTEsPerGT", offset_of!(RawHosted, gtes_per_gt), actual, "1 to 4096"))
     }
 
+    fn wanted_directories(&self, flags: u32) -> usize {
+        if flags & RawHosted::REDUNDANT != 0 { 2 } else { 1 }
+    }
+
     fn directories(&self, flags: u32) -> Result<Vec<u64>, VmdkError> {
         let redundant = (flags & RawHosted::REDUNDANT != 0).then_some(self.raw.rgd_offset.get());
         let offsets = [Some(self.raw.gd_offset.get()), redundant];
         // Sector 0 is the header. A sector behind 2^55 is no byte offset, and behind the end of every file.
         let inside = |sector: &u64| *sector != 0 && sector.leading_zeros() >= 9;
-        let usable: Vec<u64> = offsets.into_iter().flatten().filter(inside).map(sectors_to_bytes).collect();
+        let mut usable: Vec<u64> = offsets.into_iter().flatten().filter(inside).map(sectors_to_bytes).collect();
+        usable.dedup();
         let in_footer = self.raw.gd_offset.get() == GD_AT_END && flags & RawHosted::MARKERS != 0;
         if usable.is_empty() && !in_footer {
             let actual = self.raw.gd_offset.get();

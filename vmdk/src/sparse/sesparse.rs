@@ -134,6 +134,7 @@ impl Check<'_> {
             grain_area: (stored.0, stored.0), // free grains are listed in a bitmap, and no leak
             reserved: [(0, 0); 2],            // tables and grains have areas of their own
             unclean: false,
+            lacks_directory: false,
         };
         if directory.1.saturating_mul(ENTRIES_PER_SECTOR) < grains.table_count() {
             let place = offset_of!(RawConstant, grain_directory).saturating_add(8);

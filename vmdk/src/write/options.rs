@@ -13,7 +13,7 @@ use crate::{CreateType, Descriptor, ExtentLine, ExtentType, PlainName, VmdkError
 pub enum Subformat {
     /// `x.vmdk` and `x-flat.vmdk`.
     MonolithicFlat,
-    /// `x.vmdk` and flat pieces of at most 2047 MiB, `x-f001.vmdk` and so on.
+    /// `x.vmdk` and flat pieces of at most 2047 MiB, `x-f001.vmdk` and so on; disks of 8 TiB at most.
     TwoGbMaxExtentFlat,
     /// `x.vmdk` alone, growing; disks of just under 2 TiB at most.
     MonolithicSparse,

@@ -10,7 +10,7 @@ use blockdev::{ByteLen, ByteOffset};
 use super::files::{Files, failed, remove};
 use super::flat::FlatBody;
 use crate::VmdkError;
-use crate::convert::{to_u64, to_usize};
+use crate::convert::{MAX_CAPACITY, sectors_to_bytes, to_u64, to_usize};
 
 /// A raw disk that is being written to a file. Any number of threads may write; zeros are left out, as holes.
 #[derive(Debug)]
@@ -24,8 +24,12 @@ impl RawWriter {
     /// Makes the file, which must not exist.
     ///
     /// # Errors
-    /// It exists, or the operating system refuses.
+    /// It exists, the disk is larger than 64 TiB, or the operating system refuses.
     pub fn create(path: &Path, capacity: ByteLen) -> Result<Self, VmdkError> {
+        if capacity.0 > sectors_to_bytes(MAX_CAPACITY.0) {
+            let expected = "at most 64 TiB";
+            return Err(VmdkError::Request { field: "the capacity in bytes", actual: capacity.0, expected });
+        }
         let files = Files::create(vec![path.to_owned()])?;
         let set =
             files.get(0).and_then(|file| file.file().set_len(capacity.0).map_err(failed("set the length of", path)));
@@ -66,7 +70,8 @@ impl RawWriter {
 pub struct RawStream<W> {
     name: String,
     capacity: u64,
-    state: Mutex<(W, u64)>,
+    /// The sink, and how far it is; `None` after a write that failed somewhere in its middle.
+    state: Mutex<(W, Option<u64>)>,
 }
 
 /// Zeros are written in pieces of this size.
@@ -75,7 +80,7 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 impl<W: Write> RawStream<W> {
     /// Begins the stream. `name` is used in errors.
     pub fn new(sink: W, name: &str, capacity: ByteLen) -> Self {
-        Self { name: name.to_owned(), capacity: capacity.0, state: Mutex::new((sink, 0)) }
+        Self { name: name.to_owned(), capacity: capacity.0, state: Mutex::new((sink, Some(0))) }
     }
 
     /// Writes `data` at byte `at`, which is not before the end of the last write, and zeros up to there.
@@ -85,36 +90,40 @@ impl<W: Write> RawStream<W> {
     pub fn write_at(&self, at: ByteOffset, data: &[u8]) -> Result<(), VmdkError> {
         check_end(self.capacity, at, data)?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if at.0 < state.1 {
+        let end = state.1.ok_or_else(|| VmdkError::WriteFailed { file: self.name.clone() })?;
+        if at.0 < end {
             return Err(VmdkError::Request {
                 field: "the start of a write",
                 actual: at.0,
                 expected: "a place behind all that was written; a stream takes a disk in its order",
             });
         }
-        let write = fill(&mut state, at.0).and_then(|()| state.0.write_all(data));
+        state.1 = None;
+        let write = fill(&mut state.0, end, at.0).and_then(|()| state.0.write_all(data));
         write.map_err(VmdkError::io("write", self.name.as_str()))?;
-        state.1 = at.0.saturating_add(to_u64(data.len()));
+        state.1 = Some(at.0.saturating_add(to_u64(data.len())));
         Ok(())
     }
 
     /// Writes zeros up to the end of the disk; gives the sink back, flushed.
     ///
     /// # Errors
-    /// Writing failed.
+    /// Writing failed, now or earlier.
     pub fn finish(self) -> Result<W, VmdkError> {
-        let mut state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let end = fill(&mut state, self.capacity).and_then(|()| state.0.flush());
-        end.map_err(VmdkError::io("write", self.name))?;
-        Ok(state.0)
+        let (mut sink, end) = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let end = end.ok_or_else(|| VmdkError::WriteFailed { file: self.name.clone() })?;
+        let ended = fill(&mut sink, end, self.capacity).and_then(|()| sink.flush());
+        ended.map_err(VmdkError::io("write", self.name))?;
+        Ok(sink)
     }
 }
 
-fn fill<W: Write>(state: &mut (W, u64), to: u64) -> std::io::Result<()> {
-    while state.1 < to {
-        let len = to_usize(to.saturating_sub(state.1)).min(ZEROS.len());
-        state.0.write_all(ZEROS.get(..len).unwrap_or_default())?;
-        state.1 = state.1.saturating_add(to_u64(len));
+/// Writes zeros from byte `from` of the disk to byte `to`.
+fn fill(sink: &mut impl Write, mut from: u64, to: u64) -> std::io::Result<()> {
+    while from < to {
+        let len = to_usize(to.saturating_sub(from)).min(ZEROS.len());
+        sink.write_all(ZEROS.get(..len).unwrap_or_default())?;
+        from = from.saturating_add(to_u64(len));
     }
     Ok(())
 }

@@ -122,11 +122,11 @@ impl State {
         let mut start = 0usize;
         for (grain, state) in (first..).zip(states) {
             let end = start.saturating_add(to_usize(GRAIN_LEN)).min(len);
-            let stored = self.tables.get(grain).filter(|sector| *sector != ZERO_GRAIN);
-            let sector = match (stored, state) {
-                (_, GrainState::Same) => None,
+            let known = self.tables.get(grain);
+            let sector = match (known.filter(|sector| *sector != ZERO_GRAIN), state) {
                 (Some(sector), _) => Some(sector),
-                (None, GrainState::Data) => self.add(grain),
+                (None, GrainState::Same) if known.is_none() => None,
+                (None, GrainState::Data | GrainState::Same) => self.add(grain),
                 (None, GrainState::Zero) => {
                     if delta {
                         self.tables.set(grain, ZERO_GRAIN);

@@ -9,6 +9,7 @@
 //! Each grain has a marker of its own, tables and what follows have a sector before them that says what they are. A table
 //! stands right behind the grains that it names, so that no more than one is kept.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
@@ -200,6 +201,9 @@ impl<W: Write> StreamWriter<W> {
             }
             let Some((_, compressor)) = kept else { return Ok(()) };
             for (number, grain) in (first..).zip(chunks).filter(|(_, grain)| !is_zero(grain)) {
+                // Readers of VirtualBox want a whole grain also where the disk ends within one.
+                let grain = whole(grain);
+                let grain = grain.as_ref();
                 packed
                     .push(compressor, number, grain)
                     .map_err(VmdkError::io("compress a grain for", self.name.as_str()))?;
@@ -220,6 +224,13 @@ impl<W: Write> StreamWriter<W> {
                 field: "the start of a write",
                 actual: packed.first.saturating_mul(GRAIN_LEN),
                 expected: "a place behind all that was written; a stream takes a disk in its order",
+            });
+        }
+        if packed.end > div_up(self.capacity, GRAIN_LEN) {
+            return Err(VmdkError::Request {
+                field: "the number of grains",
+                actual: packed.end,
+                expected: "those of this disk",
             });
         }
         state.check(&self.name)?;
@@ -298,6 +309,17 @@ impl<W: Write> StreamWriter<W> {
     fn lock(&self) -> std::sync::MutexGuard<'_, State<W>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A grain, with zeros behind its end if it is the disk's last.
+fn whole(grain: &[u8]) -> Cow<'_, [u8]> {
+    let len = to_usize(GRAIN_LEN);
+    if grain.len() == len {
+        return Cow::Borrowed(grain);
+    }
+    let mut padded = grain.to_vec();
+    padded.resize(len, 0);
+    Cow::Owned(padded)
 }
 
 impl PackedGrains {

@@ -13,7 +13,7 @@ use super::sparse::{GrainState, Piece, SparseBody, states_of};
 use super::stream::{CompressionLevel, PackedGrains, StreamWriter};
 use super::{CreateOptions, GRAIN_LEN, Subformat};
 use crate::convert::{div_rem, sectors_to_bytes, to_u64, to_usize};
-use crate::{Descriptor, VmdkError};
+use crate::{Descriptor, PlainName, VmdkError};
 
 /// A new image that is being written. Any number of threads may write, each its own range; a streamOptimized image takes
 /// its disk in order.
@@ -105,24 +105,30 @@ impl ImageWriter {
             bodies: plan.bodies,
             write_failed: AtomicBool::new(false),
         };
-        let begin = || -> Result<(), VmdkError> {
-            writer.set_lengths()?;
-            if options.subformat == Subformat::StreamOptimized {
-                let file = writer.files.get(0)?.file().try_clone().map_err(failed("open", writer.files.path(0)))?;
-                let stream = StreamWriter::new(file, &plan.name, options)?.with_level(level);
-                writer.descriptor = stream.descriptor().clone();
-                writer.bodies.push(Body::Stream(stream));
-            }
-            Ok(())
+        let begun = match options.subformat {
+            Subformat::StreamOptimized => writer.begin_stream(&plan.name, options, level),
+            _ => writer.set_lengths(),
         };
-        let mut begin = begin;
-        match begin() {
+        match begun {
             Ok(()) => Ok(writer),
             Err(e) => {
                 writer.discard();
                 Err(e)
             }
         }
+    }
+
+    fn begin_stream(
+        &mut self,
+        name: &PlainName,
+        options: &CreateOptions,
+        level: CompressionLevel,
+    ) -> Result<(), VmdkError> {
+        let file = self.files.get(0)?.file().try_clone().map_err(failed("open", self.files.path(0)))?;
+        let stream = StreamWriter::new(file, name, options)?.with_level(level);
+        self.descriptor = stream.descriptor().clone();
+        self.bodies.push(Body::Stream(stream));
+        Ok(())
     }
 
     /// Whether [`create`](Self::create) could make such an image, as far as name and size tell. Makes nothing.
@@ -206,30 +212,39 @@ impl ImageWriter {
 
     /// Gives what was prepared its place. Called in the order of the disk, files come out in that order.
     pub(crate) fn place_part(&self, prepared: &mut Prepared, len: usize) -> Result<(), VmdkError> {
-        let done = match (self.bodies.get(prepared.number), &prepared.work) {
+        match (self.bodies.get(prepared.number), &prepared.work) {
             (Some(Body::Sparse(sparse)), Work::Grains(states)) => {
-                let file = self.files.get(prepared.number)?;
-                let placed = sparse.place(&file, prepared.inside / GRAIN_LEN, states, len);
-                placed.map(Work::Places).map_err(failed("write", self.files.path(prepared.number)))
+                let placed = self.files.get(prepared.number).and_then(|file| {
+                    let placed = sparse.place(&file, prepared.inside / GRAIN_LEN, states, len);
+                    placed.map_err(failed("write", self.files.path(prepared.number)))
+                });
+                prepared.work = Work::Places(self.noted(placed)?);
             }
-            (Some(Body::Stream(stream)), Work::Packed(packed)) => stream.append(packed).map(|()| Work::Done),
-            _ => return Ok(()),
-        };
-        prepared.work = done.inspect_err(|_| self.write_failed.store(true, Ordering::Release))?;
+            (Some(Body::Stream(stream)), Work::Packed(packed)) => {
+                stream.append(packed)?; // which knows itself whether it can go on
+                prepared.work = Work::Done;
+            }
+            _ => {}
+        }
         Ok(())
     }
 
     /// Writes what has its place, by any thread in any order.
     pub(crate) fn store_part(&self, prepared: &Prepared, data: &[u8]) -> Result<(), VmdkError> {
-        let stored = match (self.bodies.get(prepared.number), &prepared.work) {
-            (Some(Body::Flat(flat)), Work::Flat) => {
-                flat.write(&*self.files.get(prepared.number)?, prepared.inside, data)
-            }
-            (_, Work::Places(places)) => SparseBody::store(&*self.files.get(prepared.number)?, places, data),
-            _ => Ok(()),
-        };
-        let stored = stored.map_err(failed("write", self.files.path(prepared.number)));
-        stored.inspect_err(|_| self.write_failed.store(true, Ordering::Release))
+        let stored = self.files.get(prepared.number).and_then(|file| {
+            let stored = match (self.bodies.get(prepared.number), &prepared.work) {
+                (Some(Body::Flat(flat)), Work::Flat) => flat.write(&file, prepared.inside, data),
+                (_, Work::Places(places)) => SparseBody::store(&file, places, data),
+                _ => Ok(()),
+            };
+            stored.map_err(failed("write", self.files.path(prepared.number)))
+        });
+        self.noted(stored)
+    }
+
+    /// Remembers a failure: what was to be written then is missing for good.
+    fn noted<T>(&self, done: Result<T, VmdkError>) -> Result<T, VmdkError> {
+        done.inspect_err(|_| self.write_failed.store(true, Ordering::Release))
     }
 
     /// Writes the tables and the descriptor, and waits until everything is on disk. Answers all files of the image, the

@@ -173,7 +173,7 @@ impl History {
             if number > 0 && rng.one_in(8) {
                 len = (len + rng.within(1, 200)).min(1024);
             }
-            if number == 3 && rng.one_in(30) {
+            if number > 0 && rng.one_in(30) {
                 len = rng.within(64, len);
             }
             layers.push(Layer::random(&mut rng, len, number == 0));

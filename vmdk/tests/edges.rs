@@ -1,5 +1,4 @@
-//! Mistakes that other tests found and that are not put right yet: each test here fails. One that passes moves to where it
-//! belongs.
+//! Where the disks of a chain end at different places, and images that lie inside images.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod common;
