@@ -34,6 +34,11 @@ products=(restic)
 # qemu-img judges every VMDK; the machine boots what was restored.
 qemu=(qemu-utils qemu-system-x86 seabios)
 
+# libFuzzer, which tests/fuzz is built with, is C++.
+fuzz() {
+    apt_stable g++
+}
+
 packages() {
     apt_stable "${judges[@]}" "${fixture[@]}" "${vsphere[@]}" "${products[@]}"
     apt_backports "${qemu[@]}"
@@ -77,7 +82,7 @@ if [ "$(dpkg --print-architecture 2>/dev/null)" != amd64 ]; then
     exit 1
 fi
 export PATH=$PATH:/usr/sbin:/sbin
-for part in packages govmomi pyvmomi vmdk linux; do
+for part in packages fuzz govmomi pyvmomi vmdk linux; do
     echo "peers: $part"
     $part
 done

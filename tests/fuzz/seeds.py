@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""Makes the inputs that fuzzing begins with.
+
+    seeds.py DIR    writes DIR/TARGET/NAME
+
+They are the images of tests/peers/vmdk/scenarios.py with less data, tiny ones of qemu-img, and a few chains by hand.
+"""
+
+import copy
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+sys.dont_write_bytecode = True  # the source tree stays as it is
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "peers" / "vmdk"))
+
+import build
+import disk
+import pack
+import scenarios
+
+TARGETS = ["descriptor", "flat", "hosted", "stream", "cowd", "sesparse", "chain", "check"]
+# Types of extents, the target of their dialect.
+OF_TYPE = {"SPARSE": "hosted", "VMFSSPARSE": "cowd", "SESPARSE": "sesparse", "FLAT": "flat", "VMFS": "flat"}
+# Sectors of data that are left of a run.
+SECTORS = 2
+
+
+def small(spec):
+    """A scenario with little data. Where a last grain is large, nothing is in it: writers pad it."""
+    spec = copy.deepcopy(spec)
+    for layer in spec["layers"]:
+        grain = layer.get("grain", 128)
+        padded = grain > 16 and layer["dialect"] != "streamOptimized" and "tail" not in layer.get("layout", {})
+        last = (layer["capacity"] - 1) // grain * grain
+        layer["runs"] = [run for run in layer["runs"] if not padded or run["start"] + run["len"] <= last]
+        for run in layer["runs"]:
+            if run["kind"] == "data":
+                run["len"] = min(run["len"], SECTORS)
+    return spec
+
+
+def alike(number):
+    """The seed of content in which this block is one byte again and again: a grain that is packed by a recipe."""
+    return next(seed for seed in range(1000) if len(set(disk.block(seed, number))) == 1)
+
+
+def recipes(**layout):
+    runs = [scenarios.data(n * disk.BLOCK, disk.BLOCK, alike(n)) for n in (0, 1, 2, 5, 511, 512, 1024)]
+    return {"layers": [scenarios.holding("streamOptimized", 20003, runs, grain=disk.BLOCK, layout=layout)]}
+
+
+def dialect_of(layer):
+    kinds = {extent["type"] for extent in build.with_defaults(layer, 0)["extents"]} - {"ZERO"}
+    if layer["dialect"] in ("streamOptimized", "custom"):
+        return {"streamOptimized": "stream", "custom": "flat"}[layer["dialect"]]
+    return OF_TYPE[kinds.pop()] if len(kinds) == 1 else "flat"
+
+
+class Seeds:
+    def __init__(self, folder):
+        self.folder, self.left_out = folder, []
+        for target in TARGETS:
+            (folder / target).mkdir(parents=True)
+
+    def add(self, name, target, data):
+        if len(data) > pack.LARGEST:
+            raise pack.TooLarge(f"{len(data)} bytes")
+        (self.folder / target / name).write_bytes(data)
+
+    def image(self, name, targets, top):
+        for target in targets + ["check"]:
+            try:
+                self.add(name, target, pack.pack(target, top))
+            except pack.TooLarge as error:
+                self.left_out.append(f"{target}/{name}: {error}")
+
+    def scenarios(self, work):
+        specs = {name: small(spec) for name, spec in scenarios.SCENARIOS.items()}
+        for name, layout in [("end", {"tables": "end"}), ("interleaved", {}), ("front", {"directory": "front"})]:
+            specs[f"stream-recipes-{name}"] = recipes(**layout)
+        for name, spec in specs.items():
+            folder = work / name
+            folder.mkdir()
+            result = build.build(spec, folder)
+            targets = ["descriptor", dialect_of(spec["layers"][-1])]
+            if len(spec["layers"]) > 1:
+                targets.append("chain")
+            self.image(name, targets, folder / result["top"])
+            shutil.rmtree(folder)
+
+    def by_hand(self):
+        def text(name, parent, extent='RW 8 ZERO'):
+            keys = f'version=1\nCID=1\nparentCID={"1" if parent else "ffffffff"}\ncreateType="custom"\n'
+            hint = f'parentFileNameHint="{parent}"\n' if parent else ""
+            return pack.text_file(name, f"{keys}{hint}{extent}\n".encode())
+
+        for depth in (64, 65):
+            names = [f"{i}.vmdk" for i in range(depth)] + [""]
+            files = (text(name, parent) for name, parent in zip(names, names[1:]))
+            self.add(f"depth-{depth}", "chain", b"\0" + b"".join(files))
+        self.add("loop", "chain", b"\0" + text("a", "b") + text("b", "a"))
+        self.add("loop-to-itself", "chain", b"\0" + text("a", "/x/a"))
+        self.add("any-name", "chain", b"\1" + text("a", "b") + text("", "c", 'RW 8 FLAT "d"') + text("", ""))
+        lines = 'version=1\nCID=1\ncreateType="custom"\n' + "RW 1 ZERO\n" * 4101
+        self.add("4101-extents", "descriptor", lines.encode())
+
+
+def qemu(seeds, folder):
+    def run(*arguments):
+        subprocess.run(arguments, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+    def write(name, *commands):
+        run("qemu-io", "-f", "vmdk", *(part for command in commands for part in ("-c", command)), name)
+
+    for subformat, target in [
+        ("monolithicFlat", "flat"), ("twoGbMaxExtentFlat", "flat"), ("monolithicSparse", "hosted"),
+        ("twoGbMaxExtentSparse", "hosted"),
+    ]:
+        name = f"qemu-{subformat}.vmdk"
+        run("qemu-img", "create", "-f", "vmdk", "-o", f"subformat={subformat}", name, "1M")
+        write(name, "write -P 7 0 512", "write -P 8 300k 1k")
+        seeds.image(name, ["descriptor", target], folder / name)
+    run("qemu-img", "convert", "-f", "vmdk", "-O", "vmdk", "-o", "subformat=streamOptimized", name, "qemu-stream.vmdk")
+    seeds.image("qemu-stream.vmdk", ["descriptor", "stream"], folder / "qemu-stream.vmdk")
+    below = "qemu-monolithicSparse.vmdk"
+    chain = folder / "chain"
+    chain.mkdir()
+    shutil.copy(folder / below, chain)
+    folder = chain
+    for name in ("qemu-delta-1.vmdk", "qemu-delta-2.vmdk"):
+        run("qemu-img", "create", "-f", "vmdk", "-b", below, "-F", "vmdk", "-o", "zeroed_grain=on", name)
+        write(name, "write -z 256k 64k", "write -P 9 512k 512")
+        seeds.image(name, ["descriptor", "hosted", "chain"], folder / name)
+        below = name
+
+
+def main(arguments):
+    if len(arguments) != 1:
+        sys.exit(__doc__)
+    folder = pathlib.Path(arguments[0])
+    new = folder.with_name(folder.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    seeds = Seeds(new)
+    with tempfile.TemporaryDirectory(dir=new.parent) as work:
+        work = pathlib.Path(work)
+        seeds.scenarios(work)
+        seeds.by_hand()
+        if shutil.which("qemu-img") and shutil.which("qemu-io"):
+            qemu(seeds, work)
+        else:
+            print("qemu-img is not installed: its images are not among the seeds")
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+    for why in seeds.left_out:
+        print(f"left out: {why}")
+    print("seeds: " + ", ".join(f"{target} {len(list((folder / target).iterdir()))}" for target in TARGETS))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

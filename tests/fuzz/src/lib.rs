@@ -1,0 +1,14 @@
+//! What the targets share: how an input is cut into files, what every image must keep to, and what it may cost.
+
+mod disk;
+mod files;
+mod input;
+mod memory;
+mod packed;
+mod walk;
+
+pub use disk::{Dialect, disk};
+pub use files::{File, Files, Naming};
+pub use input::Input;
+pub use memory::limited;
+pub use walk::{Verdict, examine};
