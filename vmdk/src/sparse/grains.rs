@@ -218,14 +218,15 @@ impl GrainMap {
         self.run_in_table(&tail, table_start, grain, inside, want).map_err(Fault::Entry)
     }
 
-    /// How many of the `empty` tables from number `table` on no usable directory has. The first directory lacks them all; if
-    /// another one names the first of them, nobody knows which is right, and zeros may be wrong.
+    /// How many of the `empty` tables from number `table` on no usable directory has, at least 1. The first directory lacks them
+    /// all; if another one has grains in the first of them, nobody knows which is right, and zeros may be wrong.
     fn empty_everywhere(&self, table: u64, empty: u64, place: u64) -> Result<u64, Fault> {
         let mut least = empty;
         for directory in self.grains.directories.iter().skip(1) {
             let Ok(tail) = self.tail(*directory, table) else { continue };
             let also = tail.count(self.grains.entries.width(), empty, |entry| entry == 0);
-            if also == 0 {
+            let used = |start| self.entries_of(start).is_ok_and(|entries| entries.iter().any(|entry| *entry != 0));
+            if also == 0 && self.table_at(*directory, table).is_ok_and(|start| start.is_some_and(used)) {
                 let expected = "a grain table, as the other directory names one";
                 let error = self.wrong("the grain directory entry", place, 0, expected);
                 let at = ByteOffset(self.grains.until(table.saturating_mul(self.grains.table_entries)));
@@ -233,7 +234,7 @@ impl GrainMap {
             }
             least = least.min(also);
         }
-        Ok(least)
+        Ok(least.max(1))
     }
 
     /// The entries from the one numbered `index` on, of a table or directory that lies in the file.

@@ -1,5 +1,6 @@
 //! The checker, for images as in `chain`: it ends, within 48 MiB and five seconds, keeps at most 1000 findings, and finds
-//! something corrupt in every image that cannot be opened or in which a place cannot be found.
+//! something corrupt (or something that it could not look at) in every image that cannot be opened or in which a place cannot be
+//! found.
 #![no_main]
 
 use fuzz::{Files, Input, Naming, Verdict, examine, limited};
@@ -24,7 +25,7 @@ fn check(files: &Files) {
     for finding in &report.findings {
         assert!(!finding.problem.to_string().is_empty());
     }
-    if report.corruptions == 0 {
+    if report.corruptions == 0 && report.unchecked == 0 {
         assert_eq!(examine(files), Verdict::Whole, "the checker finds nothing wrong");
     }
 }
