@@ -306,36 +306,8 @@ async fn nothing_is_overwritten_and_a_failed_conversion_leaves_nothing() {
     assert_eq!(bench.names(), ["disk.raw", "odd.raw", "x-s001.vmdk"]);
 }
 
-#[tokio::test]
-async fn what_a_killed_conversion_left_is_removed_by_cleanup() {
-    let bench = Bench::new();
-    let large = File::create(bench.path("large.raw")).unwrap();
-    for gap in 0..40 {
-        large.write_all_at(&vec![gap as u8 + 1; 16 << 20], gap * (16 << 20)).unwrap();
-    }
-    let args = ["disk", "convert", "large.raw", "--format", "streamOptimized", "--level", "12", "-o", "x.vmdk"];
-    let mut command = stillframe(&args);
-    command.current_dir(bench.home.path()).env("STILLFRAME_STATE_DIR", bench.path("state"));
-    let mut child = command.spawn().unwrap();
-    let partial = |names: &[String]| names.iter().any(|name| name.ends_with(".partial"));
-    for _ in 0..2000 {
-        if partial(&bench.names()) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
-    child.kill().await.unwrap();
-    assert!(partial(&bench.names()), "{:?}", bench.names());
-    let mut cleanup = stillframe(&["cleanup", "-y"]);
-    cleanup.env("STILLFRAME_STATE_DIR", bench.path("state"));
-    let outcome = finish(cleanup).await.succeeds();
-    assert!(outcome.stdout.contains("undone: incomplete directory"), "{outcome:#?}");
-    assert_eq!(bench.names(), ["disk.raw", "large.raw"]);
-}
-
-#[tokio::test]
-async fn a_cancelled_conversion_leaves_nothing_and_says_so() {
-    let bench = Bench::new();
+/// A conversion that takes its time, and is at it.
+async fn converting(bench: &Bench) -> tokio::process::Child {
     let large = File::create(bench.path("large.raw")).unwrap();
     for gap in 0..40 {
         large.write_all_at(&vec![gap as u8 + 1; 16 << 20], gap * (16 << 20)).unwrap();
@@ -346,10 +318,29 @@ async fn a_cancelled_conversion_leaves_nothing_and_says_so() {
     let child = command.spawn().unwrap();
     for _ in 0..2000 {
         if bench.names().iter().any(|name| name.ends_with(".partial")) {
-            break;
+            return child;
         }
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
+    panic!("nothing was begun: {:?}", bench.names());
+}
+
+#[tokio::test]
+async fn what_a_killed_conversion_left_is_removed_by_cleanup() {
+    let bench = Bench::new();
+    converting(&bench).await.kill().await.unwrap();
+    assert!(bench.names().iter().any(|name| name.ends_with(".partial")), "{:?}", bench.names());
+    let mut cleanup = stillframe(&["cleanup", "-y"]);
+    cleanup.env("STILLFRAME_STATE_DIR", bench.path("state"));
+    let outcome = finish(cleanup).await.succeeds();
+    assert!(outcome.stdout.contains("undone: incomplete directory"), "{outcome:#?}");
+    assert_eq!(bench.names(), ["disk.raw", "large.raw"]);
+}
+
+#[tokio::test]
+async fn a_cancelled_conversion_leaves_nothing_and_says_so() {
+    let bench = Bench::new();
+    let child = converting(&bench).await;
     let pid = i32::try_from(child.id().unwrap()).unwrap();
     rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::TERM).unwrap();
     let output = child.wait_with_output().await.unwrap();

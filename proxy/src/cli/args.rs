@@ -156,6 +156,17 @@ pub(super) enum VmCommand {
     },
 }
 
+/// How a long command shows itself.
+#[derive(Args)]
+pub(super) struct ShowArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// How progress is shown
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(super) progress: ProgressMode,
+}
+
 /// The kinds of VMDK that can be written.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum Format {
@@ -210,12 +221,8 @@ pub(super) struct BackupArgs {
     pub(super) audit: bool,
     #[command(flatten)]
     pub(super) tuning: TuningArgs,
-    /// Print the report as JSON
-    #[arg(long)]
-    pub(super) json: bool,
-    /// How progress is shown
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(super) progress: ProgressMode,
+    #[command(flatten)]
+    pub(super) show: ShowArgs,
 }
 
 #[derive(Args)]
@@ -267,24 +274,16 @@ pub(super) struct RestoreArgs {
     /// Print what would be done, and do nothing
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(super) json: bool,
-    /// How progress is shown
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(super) progress: ProgressMode,
+    #[command(flatten)]
+    pub(super) show: ShowArgs,
 }
 
 #[derive(Args)]
 pub(super) struct VerifyArgs {
     /// The backup directory
     pub(super) directory: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    pub(super) json: bool,
-    /// How progress is shown
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(super) progress: ProgressMode,
+    #[command(flatten)]
+    pub(super) show: ShowArgs,
 }
 
 #[derive(Args)]

@@ -25,11 +25,11 @@ pub(super) async fn run(args: BackupArgs) -> Result<()> {
         },
         command: "backup".into(),
     };
-    let progress = Progress::new(args.progress);
+    let progress = Progress::new(args.show.progress);
     let uri = args.connect.uri()?;
     let limit = Some(args.tuning.snapshot_limit());
     let report = with_backup(uri, spec, options, progress, ConnectArgs::passwords(), limit).await?;
-    if args.json { output::json(&report) } else { show(&report) }
+    if args.show.json { output::json(&report) } else { show(&report) }
 }
 
 /// Connects, finds the one VM, backs it up, and ends the session whatever happened.

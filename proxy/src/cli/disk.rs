@@ -109,12 +109,12 @@ async fn convert(args: ConvertArgs) -> Result<()> {
         parent: parent.map(|path| SourceSpec { path: path.clone(), format: None, map: args.source.map.map.clone() }),
         level: args.level(),
     };
-    if args.json && options.output.is_none() {
+    if args.show.json && options.output.is_none() {
         return Err(Error::new(Family::Usage, "standard output takes the disk, and no JSON beside it"));
     }
-    let (progress, cancel) = (Progress::new(args.progress), Cancel::on_signals()?);
+    let (progress, cancel) = (Progress::new(args.show.progress), Cancel::on_signals()?);
     let converted = blocking(move || disk::convert(&options, &progress, &cancel)).await?;
-    if args.json {
+    if args.show.json {
         return output::json(&converted);
     }
     show_files(&converted);
@@ -131,14 +131,14 @@ fn show_files(converted: &Converted) {
 async fn compare(args: CompareArgs) -> Result<()> {
     let spec = |path: &Path, format| SourceSpec { path: path.to_owned(), format, map: args.map.map.clone() };
     let (first, second) = (spec(&args.first, args.from), spec(&args.second, args.with));
-    let (progress, cancel) = (Progress::new(args.progress), Cancel::on_signals()?);
+    let (progress, cancel) = (Progress::new(args.show.progress), Cancel::on_signals()?);
     let found = blocking(move || disk::compare(&first, &second, &progress, &cancel)).await?;
-    if args.json {
+    if args.show.json {
         output::json(&found)?;
     }
     match &found.difference {
         None => {
-            if !args.json {
+            if !args.show.json {
                 output::line("The disks are equal, byte for byte.");
             }
             Ok(())
@@ -157,7 +157,7 @@ async fn compare(args: CompareArgs) -> Result<()> {
 
 async fn check(args: CheckArgs) -> Result<()> {
     let spec = args.source.spec();
-    let (progress, cancel) = (Progress::new(args.progress), Cancel::on_signals()?);
+    let (progress, cancel) = (Progress::new(args.show.progress), Cancel::on_signals()?);
     let (read_data, repair) = (args.read_data, args.repair.clone());
     let (report, read, repaired) = blocking(move || {
         let report = disk::check(&spec)?;
@@ -169,7 +169,7 @@ async fn check(args: CheckArgs) -> Result<()> {
         Ok((report, read, repaired))
     })
     .await?;
-    if args.json {
+    if args.show.json {
         output::json(&report)?
     } else {
         show_check(&report)
@@ -179,7 +179,7 @@ async fn check(args: CheckArgs) -> Result<()> {
         None => report.verdict(),
         Some(repaired) => {
             let repaired = repaired?;
-            if !args.json {
+            if !args.show.json {
                 show_files(&repaired);
             }
             Ok(())

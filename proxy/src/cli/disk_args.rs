@@ -3,8 +3,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use vmdk_rs::{AdapterType, CompressionLevel, Subformat};
 
+use super::args::ShowArgs;
 use crate::disk::{SourceFormat, SourceSpec, Target};
-use crate::job::ProgressMode;
 
 #[derive(Args)]
 pub(super) struct DiskArgs {
@@ -129,12 +129,8 @@ pub(super) struct ConvertArgs {
     /// How hard streamOptimized compresses, from 1, the fastest, to 12, the smallest
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=12))]
     pub(super) level: u8,
-    /// Print JSON
-    #[arg(long)]
-    pub(super) json: bool,
-    /// How progress is shown
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(super) progress: ProgressMode,
+    #[command(flatten)]
+    pub(super) show: ShowArgs,
 }
 
 impl ConvertArgs {
@@ -157,12 +153,8 @@ pub(super) struct CompareArgs {
     pub(super) with: Option<SourceFormat>,
     #[command(flatten)]
     pub(super) map: MapArgs,
-    /// Print JSON
-    #[arg(long)]
-    pub(super) json: bool,
-    /// How progress is shown
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(super) progress: ProgressMode,
+    #[command(flatten)]
+    pub(super) show: ShowArgs,
 }
 
 #[derive(Args)]
@@ -175,12 +167,8 @@ pub(super) struct CheckArgs {
     /// Write a sound copy to this new file, if nothing has to be guessed for it
     #[arg(long, value_name = "NEW")]
     pub(super) repair: Option<PathBuf>,
-    /// Print JSON, in the field names of qemu-img where it has them
-    #[arg(long)]
-    pub(super) json: bool,
-    /// How progress is shown
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(super) progress: ProgressMode,
+    #[command(flatten)]
+    pub(super) show: ShowArgs,
 }
 
 #[derive(Args)]

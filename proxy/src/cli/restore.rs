@@ -41,20 +41,20 @@ async fn plan_and_restore(
 ) -> Result<()> {
     let plan = cancel.or_stop(plan(connected, &backup, options)).await?;
     if args.dry_run {
-        if args.json {
+        if args.show.json {
             return output::json(&plan);
         }
         show(&plan);
         output::line("Nothing was done (--dry-run).");
         return Ok(());
     }
-    if !args.json {
+    if !args.show.json {
         show(&plan);
     }
     let state = StateDir::from_environment()?;
-    let progress = Progress::new(args.progress);
+    let progress = Progress::new(args.show.progress);
     let vm = restore(connected, &state, backup, &plan, &progress, cancel).await?;
-    if args.json {
+    if args.show.json {
         return output::json(&json!({ "moref": vm, "plan": plan }));
     }
     output::line(&format!("{}: restored and registered as moref:{vm}, powered off", plan.name));
@@ -75,8 +75,8 @@ fn show(plan: &RestorePlan) {
 pub(super) async fn run_verify(args: VerifyArgs) -> Result<()> {
     let cancel = Cancel::on_signals()?;
     let backup = open(&args.directory, None).await?;
-    let disks = verify(backup, &Progress::new(args.progress), &cancel).await?;
-    if args.json {
+    let disks = verify(backup, &Progress::new(args.show.progress), &cancel).await?;
+    if args.show.json {
         return output::json(&disks);
     }
     for disk in &disks {
