@@ -290,14 +290,71 @@ async fn files_outside_the_folder_are_opened_by_name_only() {
 }
 
 #[tokio::test]
+async fn a_parent_in_another_folder_has_its_files_there() {
+    let bench = Bench::new();
+    for folder in ["a", "b"] {
+        fs::create_dir(bench.path(folder)).unwrap();
+    }
+    bench.convert("disk.raw", "monolithicFlat", "b/base.vmdk").await.succeeds();
+    let create = ["create", "b/delta.vmdk", "--format", "monolithicSparse", "--parent", "b/base.vmdk"];
+    bench.run(&create).await.succeeds();
+    fs::rename(bench.path("b/delta.vmdk"), bench.path("a/delta.vmdk")).unwrap();
+    // A file of the same name beside the delta is another disk's.
+    fs::write(bench.path("a/base-flat.vmdk"), vec![7; SIZE as usize]).unwrap();
+    bench.run(&["info", "a/delta.vmdk"]).await.fails(1, &["base.vmdk", "--map"]);
+    let map = format!("base.vmdk={}", bench.path("b/base.vmdk").display());
+    bench.run(&["compare", "a/delta.vmdk", "disk.raw", "--map", &map]).await.succeeds();
+    bench.run(&["check", "a/delta.vmdk", "--map", &map]).await.succeeds();
+    let entries = json(&bench.run(&["map", "a/delta.vmdk", "--map", &map, "--json"]).await.succeeds());
+    assert!(entries[0]["filename"].as_str().unwrap().ends_with("b/base-flat.vmdk"), "{entries}");
+    patch(&bench.path("a/delta.vmdk"), 0x48, &[1]);
+    let repair = ["check", "a/delta.vmdk", "--map", &map, "--repair", "a/mended.vmdk", "--progress", "none"];
+    bench.run(&repair).await.fails(2, &["does not lie beside"]);
+}
+
+#[tokio::test]
+async fn a_parent_whose_content_id_stands_for_none_is_no_parent() {
+    let bench = Bench::new();
+    bench.convert("disk.raw", "monolithicFlat", "base.vmdk").await.succeeds();
+    let text = fs::read_to_string(bench.path("base.vmdk")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("CID=")).unwrap();
+    fs::write(bench.path("base.vmdk"), text.replace(line, "CID=ffffffff")).unwrap();
+    let create = ["create", "delta.vmdk", "--format", "monolithicSparse", "--parent", "base.vmdk"];
+    bench.run(&create).await.fails(4, &["content ID of the parent"]);
+    let delta = text.replace(line, "CID=1\nparentFileNameHint=\"base.vmdk\"");
+    fs::write(bench.path("delta.vmdk"), delta).unwrap();
+    bench.run(&["info", "delta.vmdk"]).await.fails(5, &["names the parent \"base.vmdk\"", "ffffffff"]);
+}
+
+#[tokio::test]
+async fn what_is_written_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::new();
+    bench.convert("disk.raw", "twoGbMaxExtentSparse", "x.vmdk").await.succeeds();
+    for name in ["x.vmdk", "x-s001.vmdk"] {
+        assert_eq!(fs::metadata(bench.path(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_printed_is_an_error() {
+    let bench = Bench::new();
+    let mut command = stillframe(&["disk", "map", "disk.raw", "--json"]);
+    command.current_dir(bench.home.path()).stdout(OpenOptions::new().write(true).open("/dev/full").unwrap());
+    assert_eq!(command.status().await.unwrap().code(), Some(1));
+}
+
+#[tokio::test]
 async fn nothing_is_overwritten_and_a_failed_conversion_leaves_nothing() {
     let bench = Bench::new();
     fs::write(bench.path("x-s001.vmdk"), "mine").unwrap();
     bench.convert("disk.raw", "twoGbMaxExtentSparse", "x.vmdk").await.fails(6, &["x-s001.vmdk exists"]);
-    bench.convert("disk.raw", "raw", "x-s001.vmdk").await.fails(6, &["exists"]);
+    bench.convert("disk.raw", "raw", "disk.raw").await.fails(6, &["exists"]);
+    bench.convert("disk.raw", "raw", "y.vmdk").await.fails(2, &["is to be raw"]);
+    bench.convert("disk.raw", "vmfs", "y-flat.vmdk").await.fails(2, &["is to be a VMDK"]);
     assert_eq!(fs::read_to_string(bench.path("x-s001.vmdk")).unwrap(), "mine");
     bench.convert("nothing.vmdk", "raw", "x.raw").await.fails(1, &["nothing.vmdk"]);
-    bench.convert("disk.raw", "monolithicSparse", "x.img").await.fails(4, &[".vmdk"]);
+    bench.convert("disk.raw", "monolithicSparse", "x.img").await.fails(2, &[".vmdk"]);
     bench.convert("disk.raw", "raw", "no/x.raw").await.fails(2, &["make it first"]);
     assert_eq!(bench.names(), ["disk.raw", "x-s001.vmdk"]);
     let odd = File::create(bench.path("odd.raw")).unwrap();

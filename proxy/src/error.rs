@@ -124,7 +124,18 @@ impl Error {
             line.push_str(hint);
             line.push(')');
         }
-        line.replace('\n', " ")
+        // Names and texts of images may hold what a terminal obeys.
+        line.chars()
+            .map(|c| {
+                if c == '\n' {
+                    ' '
+                } else if c.is_control() {
+                    '?'
+                } else {
+                    c
+                }
+            })
+            .collect()
     }
 }
 

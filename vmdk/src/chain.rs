@@ -26,7 +26,7 @@ pub(crate) fn open_chain(file: Arc<dyn ReadAt>, name: &str, gate: &dyn Gate) -> 
         let child = parents.last().unwrap_or(&top);
         let Some(parent) = parent_of(&child.name, &child.descriptor)? else { break };
         seen.note(&parent)?;
-        let layer = opener.layer(gate.open(&parent)?, parent.as_str())?;
+        let layer = opener.layer(gate.open_parent(&parent)?, parent.as_str())?;
         check_content(&child.name, &child.descriptor, parent.as_str(), &layer.descriptor)?;
         parents.push(layer);
     }
@@ -57,9 +57,17 @@ impl Seen {
 
 /// The name of a disk's parent.
 pub(crate) fn parent_of(name: &str, descriptor: &Descriptor) -> Result<Option<PlainName>, VmdkError> {
-    let Some(parent_content_id) = descriptor.parent_content_id else { return Ok(None) };
-    let Some(hint) = &descriptor.parent_file_name_hint else {
-        return Err(VmdkError::NoParent { file: name.to_owned(), parent_content_id });
+    let hint = descriptor.parent_file_name_hint.as_ref().filter(|hint| !hint.is_empty());
+    let hint = match (descriptor.parent_content_id, hint) {
+        (None, None) => return Ok(None),
+        // Some products say so of a parent whose content ID was never set; whether it is the right one cannot be told.
+        (None, Some(hint)) => {
+            return Err(VmdkError::ParentWithoutContent { file: name.to_owned(), hint: hint.clone() });
+        }
+        (Some(parent_content_id), None) => {
+            return Err(VmdkError::NoParent { file: name.to_owned(), parent_content_id });
+        }
+        (Some(_), Some(hint)) => hint,
     };
     match PlainName::last_component(hint) {
         Ok(name) => Ok(Some(name)),

@@ -111,7 +111,7 @@ fn check_chain(
         }
         let Some(parent) = parent_of(name, &descriptor)? else { return Ok(()) };
         seen.note(&parent)?;
-        file = gate.open(&parent)?;
+        file = gate.open_parent(&parent)?;
         child = Some((std::mem::replace(name, parent.to_string()), descriptor));
     }
 }

@@ -155,6 +155,14 @@ pub enum VmdkError {
         /// Its `parentCID`.
         parent_content_id: u32,
     },
+    /// The descriptor names a parent, and its content ID says that there is none.
+    #[error("{file} names the parent {hint:?}, and its parentCID ffffffff says that it has none")]
+    ParentWithoutContent {
+        /// The descriptor.
+        file: String,
+        /// Its `parentFileNameHint`.
+        hint: String,
+    },
     /// The parent was changed after the delta was begun, or is another disk.
     #[error("{child} is a delta to content {expected:08x}, but the content of {parent} is {actual:08x}")]
     ContentId {
@@ -225,6 +233,7 @@ impl VmdkError {
             | Self::NoFooter { .. }
             | Self::PackedGrain { .. }
             | Self::NoParent { .. }
+            | Self::ParentWithoutContent { .. }
             | Self::ContentId { .. }
             | Self::Loop { .. }
             | Self::TooDeep { .. } => ErrorFamily::Corrupt,

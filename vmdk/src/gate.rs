@@ -16,6 +16,14 @@ pub trait Gate: Send + Sync {
     /// Whatever keeps the caller from granting it; [`VmdkError::Denied`] to refuse.
     fn open(&self, name: &PlainName) -> Result<Arc<dyn ReadAt>, VmdkError>;
 
+    /// Opens the descriptor of a disk's parent. All names that are asked for afterwards are of that parent, until the next one.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), which it is unless the caller makes a difference.
+    fn open_parent(&self, name: &PlainName) -> Result<Arc<dyn ReadAt>, VmdkError> {
+        self.open(name)
+    }
+
     /// Provides the device that an extent stands for: a raw device map, or a disk or partition of the machine that wrote
     /// the image. `name` is text from the image. Compare it with names you know; never open what it says.
     ///
@@ -64,6 +72,9 @@ where
 impl<G: Gate + ?Sized> Gate for &G {
     fn open(&self, name: &PlainName) -> Result<Arc<dyn ReadAt>, VmdkError> {
         (**self).open(name)
+    }
+    fn open_parent(&self, name: &PlainName) -> Result<Arc<dyn ReadAt>, VmdkError> {
+        (**self).open_parent(name)
     }
     fn open_device(&self, name: &str) -> Result<Arc<dyn ReadAt>, VmdkError> {
         (**self).open_device(name)

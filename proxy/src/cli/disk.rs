@@ -161,6 +161,7 @@ async fn check(args: CheckArgs) -> Result<()> {
     let (read_data, repair) = (args.read_data, args.repair.clone());
     let (report, read, repaired) = blocking(move || {
         let report = disk::check(&spec)?;
+        cancel.check()?;
         let read = if read_data { disk::read_all(&spec, &progress, &cancel) } else { Ok(()) };
         let repaired = match repair {
             Some(output) if read.is_ok() => Some(disk::repair(&spec, &report, &output, &progress, &cancel)),
@@ -175,6 +176,12 @@ async fn check(args: CheckArgs) -> Result<()> {
         show_check(&report)
     }
     read?;
+    if repaired.is_none() && !args.show.json && report.is_sound() {
+        output::line(&match report.leaks {
+            0 => "Nothing is wrong with the image.".to_owned(),
+            wasted => format!("The image is sound; {wasted} grains are wasted."),
+        });
+    }
     match repaired {
         None => report.verdict(),
         Some(repaired) => {
@@ -192,18 +199,14 @@ fn show_check(report: &CheckReport) {
         let at = finding.offset.map(|at| format!(" at byte {at:#x}")).unwrap_or_default();
         output::line(&format!("{:9} {}{at}: {}", finding.severity, finding.filename, finding.problem));
     }
-    let hidden = (report.corruptions + report.mendable).saturating_sub(report.findings.len() as u64);
+    let hidden =
+        (report.corruptions + report.mendable + report.check_errors).saturating_sub(report.findings.len() as u64);
     if hidden > 0 {
         output::line(&format!("and {hidden} more"));
     }
     let (stored, all, packed) = (report.allocated_clusters, report.total_clusters, report.compressed_clusters);
     if all > 0 {
         output::line(&format!("{stored} of {all} grains stored, {packed} of them compressed"));
-    }
-    if report.is_sound() && report.leaks == 0 {
-        output::line("Nothing is wrong with the image.");
-    } else if report.is_sound() {
-        output::line(&format!("The image is sound; {} grains are wasted.", report.leaks));
     }
 }
 
@@ -216,7 +219,8 @@ async fn create(args: CreateArgs) -> Result<()> {
         adapter: args.adapter,
         parent: parent.map(|path| SourceSpec { path, format: None, map: Vec::new() }),
     };
-    let files = blocking(move || disk::create(&request)).await?;
+    let cancel = Cancel::on_signals()?;
+    let files = blocking(move || disk::create(&request, &cancel)).await?;
     if args.json {
         return output::json(&json!({ "files": files }));
     }

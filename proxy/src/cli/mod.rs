@@ -43,7 +43,7 @@ pub fn main() -> ExitCode {
     };
     log::start(log::Style::Plain, cli.verbose);
     allow_many_files();
-    finish(run(dispatch(cli.command)))
+    finish(run(dispatch(cli.command)).and_then(|()| output::finish()))
 }
 
 /// A split disk of 8 TiB is 4100 open files, and many systems let a process have 1024 unless it asks for more.

@@ -1,17 +1,39 @@
 use std::io::Write;
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
 use crate::error::{Context, Error, Family, Result};
 
-/// Prints a line. A reader that has gone away (`| head`) hears no more, and changes nothing of what is done or of the exit code.
-pub(crate) fn line(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+/// The first thing that could not be printed.
+static UNPRINTED: Mutex<Option<std::io::Error>> = Mutex::new(None);
+
+/// Prints a line. A reader that has gone away (`| head`) hears no more, and changes nothing of what is done or of the exit code; any
+/// other failure is told at the end.
+pub(crate) fn line(line: &str) {
+    text(&format!("{line}\n"));
 }
 
 /// Prints text as it is.
 pub(crate) fn text(text: &str) {
-    let _ = write!(std::io::stdout().lock(), "{text}");
+    if let Err(error) = std::io::stdout().lock().write_all(text.as_bytes())
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        UNPRINTED.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+}
+
+/// Whether everything was printed, as far as somebody wanted to read it.
+///
+/// # Errors
+/// [`Family::Failed`].
+pub(crate) fn finish() -> Result<()> {
+    let flushed = std::io::stdout().lock().flush().err();
+    let failed = UNPRINTED.lock().unwrap_or_else(PoisonError::into_inner).take().or(flushed);
+    match failed.filter(|error| error.kind() != std::io::ErrorKind::BrokenPipe) {
+        Some(error) => Err(Error::new(Family::Failed, "cannot write to standard output").caused_by(error)),
+        None => Ok(()),
+    }
 }
 
 /// Prints a value as JSON.

@@ -8,10 +8,12 @@ use vmdk_rs::{CompressionLevel, CopyTarget, CreateType, Severity, Subformat, Vmd
 
 use super::convert::{Converted, Parent, options_for, written};
 use super::source::{Source, SourceFormat, SourceSpec};
-use super::{copy_error, watch};
+use super::{Watch, copy_error};
 use crate::error::{Context, Error, Family, Result};
 use crate::job::{Cancel, Progress};
 
+/// The word for what a copy mends.
+const MENDABLE: &str = "mendable";
 /// The word for what could not be looked at.
 const UNCHECKED: &str = "unchecked";
 
@@ -34,7 +36,7 @@ pub struct CheckReport {
     /// Where the last grain ends in its file, for images of one file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_end_offset: Option<u64>,
-    /// Grains of all sparse extents.
+    /// Grains of all sparse extents, those of parents among them.
     pub total_clusters: u64,
     /// How many are stored.
     pub allocated_clusters: u64,
@@ -83,7 +85,7 @@ impl CheckReport {
         }
         let what = format!("{}: {} corruptions, {} mendable problems", self.filename, self.corruptions, self.mendable);
         let error = Error::new(Family::Corrupt, what);
-        Err(if self.corruptions == 0 {
+        Err(if self.corruptions == 0 && self.check_errors == 0 {
             error.hint("the disk reads well; check --repair NEW writes a sound copy")
         } else {
             error.hint("restore the image from another copy; what is listed cannot be mended without guessing")
@@ -104,11 +106,11 @@ pub fn check(spec: &SourceSpec) -> Result<CheckReport> {
     let findings = found.findings.iter().map(|finding| FoundProblem {
         severity: match finding.problem.severity() {
             Severity::Corrupt => "corrupt",
-            Severity::Mendable => "mendable",
+            Severity::Mendable => MENDABLE,
             Severity::Leak => "leak",
             Severity::Unchecked => UNCHECKED,
         },
-        filename: gate.path_of(&finding.file).display().to_string(),
+        filename: gate.path_of(0, &finding.file).display().to_string(),
         offset: finding.at.map(|at| at.0),
         problem: finding.problem.to_string(),
     });
@@ -134,9 +136,9 @@ pub fn check(spec: &SourceSpec) -> Result<CheckReport> {
 pub fn read_all(spec: &SourceSpec, progress: &Progress, cancel: &Cancel) -> Result<()> {
     let source = Source::open(spec)?;
     let name = spec.path.display().to_string();
-    let meter = progress.meter(&name, source.size().0);
-    vmdk_rs::copy(source.disk(), &Nowhere, &watch(&meter, cancel)).map_err(|e| copy_error(e, &name, "nowhere"))?;
-    meter.finish();
+    let watch = Watch::new(progress.meter(&name, source.size().0), cancel);
+    vmdk_rs::copy(source.disk(), &Nowhere, &|at| watch.at(at)).map_err(|e| copy_error(e, &name, "nowhere"))?;
+    watch.finish(source.size().0);
     Ok(())
 }
 
@@ -169,7 +171,16 @@ pub fn repair(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Converted> {
-    if report.corruptions > 0 || report.check_errors > 0 {
+    if report.corruptions == 0 && report.check_errors > 0 {
+        return report.verdict().and_then(|()| Err(Error::new(Family::Failed, "not everything could be checked")));
+    }
+    if report.is_sound() && report.leaks == 0 {
+        return Err(Error::new(
+            Family::Usage,
+            format!("nothing is wrong with {}, so nothing was written", report.filename),
+        ));
+    }
+    if report.corruptions > 0 {
         let what = format!(
             "{} has {} problems that cannot be mended without guessing",
             report.filename,
@@ -179,6 +190,13 @@ pub fn repair(
     }
     let source = Source::open(spec)?;
     let Some(image) = &source.image else { return Err(Error::new(Family::Usage, "a raw disk has nothing to repair")) };
+    let own: Vec<String> = source.files().iter().map(|path| path.display().to_string()).collect();
+    if let Some(other) =
+        report.findings.iter().find(|finding| finding.severity == MENDABLE && !own.contains(&finding.filename))
+    {
+        return Err(Error::new(Family::Usage, format!("what can be mended is in {}, a parent", other.filename))
+            .hint("repair the parent first; a copy of the delta would change nothing"));
+    }
     let descriptor = image.descriptor();
     let subformat = written_form(&descriptor.create_type).ok_or_else(|| {
         Error::new(Family::Unsupported, format!("images of the dialect {} are not written", descriptor.create_type))
@@ -186,12 +204,15 @@ pub fn repair(
     })?;
     let parent = match image.chain().nth(1) {
         Some((name, _)) => Some(Parent::open(&SourceSpec {
-            path: source.path_of(name),
+            path: source.path_of(1, name),
             format: Some(SourceFormat::Vmdk),
             map: spec.map.clone(),
         })?),
         None => None,
     };
+    if let Some(parent) = &parent {
+        parent.check_beside(output)?;
+    }
     let mut options = options_for(&source, subformat, parent.as_ref());
     options.content_id = Some(descriptor.content_id);
     if let (Some(link), Some(hint)) = (&mut options.parent, &descriptor.parent_file_name_hint) {

@@ -4,8 +4,8 @@ use blockdev::ByteOffset;
 use serde::{Serialize, Serializer};
 use vmdk_rs::{CopyError, Difference};
 
+use super::Watch;
 use super::source::{Source, SourceSpec};
-use super::watch;
 use crate::error::{Error, Family, Result};
 use crate::job::{Cancel, Progress};
 
@@ -38,13 +38,14 @@ pub fn compare(first: &SourceSpec, second: &SourceSpec, progress: &Progress, can
     let (a, b) = (Source::open(first)?, Source::open(second)?);
     let names = [a.path.display().to_string(), b.path.display().to_string()];
     let meter = progress.meter("comparing", a.size().0.max(b.size().0));
-    let (longer, shorter) = if a.size() >= b.size() { (&names[0], &names[1]) } else { (&names[1], &names[0]) };
-    let found = vmdk_rs::compare(a.disk(), b.disk(), &watch(&meter, cancel)).map_err(|error| match error {
-        CopyError::Target(error) => crate::image_error(error, format!("cannot read {shorter}")),
-        CopyError::Source(error) => crate::transport::from_read(error, &format!("cannot read {longer}")),
+    let what = format!("cannot compare {} with {}", names[0], names[1]);
+    let watch = Watch::new(meter, cancel);
+    let found = vmdk_rs::compare(a.disk(), b.disk(), &|at| watch.at(at)).map_err(|error| match error {
+        CopyError::Target(error) => crate::image_error(error, what),
+        CopyError::Source(error) => crate::transport::from_read(error, &what),
         _ => Error::new(Family::Cancelled, "cancelled"),
     })?;
-    meter.finish();
+    watch.finish(a.size().0.max(b.size().0));
     let place = |source: &Source| match found {
         Some(Difference::Content { at }) => describe(source, at),
         _ => String::new(),
@@ -67,7 +68,7 @@ fn describe(source: &Source, at: ByteOffset) -> String {
         let placement = image.placement_at(at).ok()?;
         let stored = placement.stored?;
         let packed = if stored.compressed { ", compressed" } else { "" };
-        Some(format!("{} at byte {}{packed}", source.path_of(stored.file).display(), stored.offset))
+        Some(format!("{} at byte {}{packed}", source.path_of(placement.depth, stored.file).display(), stored.offset))
     });
     match (stored, &source.image) {
         (Some(place), _) => format!("{name} has {value}, stored in {place}"),

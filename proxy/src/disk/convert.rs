@@ -1,6 +1,5 @@
 //! From one form to another.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use vmdk_rs::{
@@ -8,9 +7,9 @@ use vmdk_rs::{
     copy, copy_difference,
 };
 
-use super::source::{Source, SourceSpec};
+use super::source::{Source, SourceSpec, check_target_name};
 use super::staged::Staged;
-use super::{copy_error, watch};
+use super::{Watch, copy_error};
 use crate::error::{Context, Error, Family, Result};
 use crate::job::{Cancel, Progress};
 
@@ -76,6 +75,12 @@ impl Parent {
             return Err(Error::new(Family::Usage, format!("{} is raw, and a parent is a VMDK", spec.path.display()))
                 .hint("convert it to monolithicFlat or vmfs first"));
         };
+        // What a delta names is looked for beside it as a plain file.
+        let plain = std::fs::symlink_metadata(&spec.path).is_ok_and(|metadata| metadata.is_file());
+        if !plain || spec.path.file_name().is_none_or(|name| name.to_str().is_none()) {
+            let what = format!("{} can be no parent: it is no plain file, or its name is no text", spec.path.display());
+            return Err(Error::new(Family::Usage, what).hint("name the file itself, not a link to it"));
+        }
         let file = PlainName::new(&spec.name())
             .map_err(|e| Error::new(Family::Usage, format!("{} can be no parent", spec.path.display())).caused_by(e))?;
         let link = ParentLink { file, content_id: image.descriptor().content_id };
@@ -99,6 +104,11 @@ impl Parent {
 
 /// What the new image keeps of the old one.
 pub(super) fn options_for(source: &Source, subformat: Subformat, parent: Option<&Parent>) -> CreateOptions {
+    if let Some(image) = &source.image
+        && let (Some(adapter), None) = (image.descriptor().ddb("ddb.adapterType"), image.descriptor().adapter())
+    {
+        tracing::warn!("the adapter type {adapter:?} is not known here; lsilogic is written");
+    }
     let new = match &source.image {
         Some(image) => CreateOptions::like(image.descriptor(), subformat, source.size()),
         None => CreateOptions::new(subformat, source.size()),
@@ -141,6 +151,7 @@ pub(super) fn written(
     progress: &Progress,
     cancel: &Cancel,
 ) -> Result<Converted> {
+    check_target_name(output, create.is_none())?;
     let staged = Staged::begin(output, command)?;
     let done = write_into(&staged, source, create, parent, level, progress, cancel);
     match done {
@@ -168,14 +179,15 @@ fn write_into(
     let what = || format!("cannot write {name}");
     let failed = |error| crate::export::with_space_hint(crate::image_error(error, what()));
     let from = source.path.display().to_string();
-    let meter = progress.meter(&name, source.size().0);
-    let shown = watch(&meter, cancel);
+    let watch = Watch::new(progress.meter(&name, source.size().0), cancel);
+    let shown = |at| watch.at(at);
     let Some(create) = create else {
         let writer = RawWriter::create(&staged.folder().join(&name), source.size()).map_err(failed)?;
         staged.check_free()?;
         copy(source.disk(), &writer, &shown).map_err(|e| copy_error(e, &from, &name))?;
+        cancel.check()?;
         writer.finish().map_err(failed)?;
-        meter.finish();
+        watch.finish(source.size().0);
         return Ok(());
     };
     let writer = ImageWriter::create_compressed(staged.folder(), &name, &create, level).map_err(failed)?;
@@ -187,7 +199,7 @@ fn write_into(
     copied.map_err(|e| copy_error(e, &from, &name))?;
     cancel.check()?;
     writer.finish().map_err(failed)?;
-    meter.finish();
+    watch.finish(source.size().0);
     Ok(())
 }
 
@@ -204,8 +216,8 @@ fn to_stdout(
     }
     let failed = |error| crate::image_error(error, format!("cannot write {name}"));
     let from = source.path.display().to_string();
-    let meter = progress.meter(name, source.size().0);
-    let shown = watch(&meter, cancel);
+    let watch = Watch::new(progress.meter(name, source.size().0), cancel);
+    let shown = |at| watch.at(at);
     // A buffer of lines, which standard output has, would cut the data into them.
     let out =
         std::fs::File::from(std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned().failed(|| name.into())?);
@@ -217,6 +229,7 @@ fn to_stdout(
         Target::Raw => {
             let stream = RawStream::new(out, name, source.size());
             copy(source.disk(), &stream, &shown).map_err(|e| copy_error(e, &from, name))?;
+            cancel.check()?;
             stream.finish().and_then(flushed).map_err(failed)?;
         }
         Target::Vmdk(Subformat::StreamOptimized) => {
@@ -226,6 +239,7 @@ fn to_stdout(
             let create = options_for(source, Subformat::StreamOptimized, None);
             let stream = StreamWriter::new(out, &file, &create).map_err(failed)?.with_level(options.level);
             copy(source.disk(), &stream, &shown).map_err(|e| copy_error(e, &from, name))?;
+            cancel.check()?;
             stream.finish().and_then(flushed).map_err(failed)?;
         }
         Target::Vmdk(other) => {
@@ -233,11 +247,15 @@ fn to_stdout(
             return Err(Error::new(Family::Usage, what).hint("streamOptimized and raw are; or name a file with -o"));
         }
     }
-    meter.finish();
+    watch.finish(source.size().0);
     Ok(Converted { files: Vec::new(), virtual_size: source.size().0, actual_size: 0 })
 }
 
-fn flushed(mut out: std::fs::File) -> std::result::Result<(), vmdk_rs::VmdkError> {
-    // Nothing is kept back: this only tells an error that a file system reports late.
-    out.flush().map_err(|source| vmdk_rs::VmdkError::Io { action: "write", file: "standard output".into(), source })
+/// What went to a file is on disk before success is told; a pipe has no such thing.
+fn flushed(out: std::fs::File) -> std::result::Result<(), vmdk_rs::VmdkError> {
+    if out.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        let failed = |source| vmdk_rs::VmdkError::Io { action: "write", file: "standard output".into(), source };
+        return out.sync_all().map_err(failed);
+    }
+    Ok(())
 }

@@ -6,9 +6,10 @@ use blockdev::ByteLen;
 use vmdk_rs::{AdapterType, CreateOptions, ImageWriter, RawWriter};
 
 use super::convert::{Parent, Target, options_for};
-use super::source::SourceSpec;
+use super::source::{SourceSpec, check_target_name};
 use super::staged::Staged;
 use crate::error::{Error, Family, Result};
+use crate::job::Cancel;
 
 /// What is to be made.
 #[derive(Clone, Debug)]
@@ -28,16 +29,17 @@ pub struct CreateRequest {
 /// Makes an empty disk, or a delta that holds nothing yet. Answers its files, the named one first.
 ///
 /// # Errors
-/// The size is missing or fits no disk, a file exists, or the operating system refuses.
-pub fn create(request: &CreateRequest) -> Result<Vec<PathBuf>> {
+/// The size is missing or fits no disk, a file exists, the operating system refuses, or a cancel.
+pub fn create(request: &CreateRequest, cancel: &Cancel) -> Result<Vec<PathBuf>> {
     let parent = request.parent.as_ref().map(Parent::open).transpose()?;
     if let Some(parent) = &parent {
         parent.check_beside(&request.output)?;
     }
     let size = request.size.map(ByteLen).or(parent.as_ref().map(|parent| parent.source.size()));
     let size = size.ok_or_else(|| Error::new(Family::Usage, "the size of the disk is not said").hint("--size 40G"))?;
+    check_target_name(&request.output, request.target == Target::Raw)?;
     let staged = Staged::begin(&request.output, "disk create")?;
-    let made = make(&staged, request, parent.as_ref(), size);
+    let made = make(&staged, request, parent.as_ref(), size).and_then(|()| cancel.check());
     match made {
         Ok(()) => staged.commit(),
         Err(error) => {

@@ -20,7 +20,7 @@ pub struct DiskInfo {
     pub cluster_size: Option<u64>,
     /// `vmdk` or `raw`.
     pub format: &'static str,
-    /// What all files take on their file systems, in bytes.
+    /// What the disk's own files take on their file systems, in bytes; its parents' are not counted.
     pub actual_size: u64,
     /// The parent, as the image names it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -123,7 +123,7 @@ pub fn info(source: &Source) -> DiskInfo {
         actual_size: files.iter().map(|path| allocated(path)).sum(),
         backing_filename: hint.filter(|_| parent.is_some()),
         backing_filename_format: parent.is_some().then_some("vmdk"),
-        full_backing_filename: parent.map(|name| source.path_of(&name).display().to_string()),
+        full_backing_filename: parent.map(|name| source.path_of(1, &name).display().to_string()),
         format_specific,
         dirty_flag: false,
     }
@@ -134,7 +134,7 @@ fn vmdk_data(source: &Source, image: &vmdk_rs::Image) -> FormatSpecific {
     let extents = image.parts().map(|part| ExtentData {
         compressed: part.compressed,
         virtual_size: part.len.0,
-        filename: part.file.map(|name| source.path_of(name).display().to_string()).unwrap_or_default(),
+        filename: part.file.map(|name| source.path_of(0, name).display().to_string()).unwrap_or_default(),
         cluster_size: part.grain_len.map(|len| len.0),
         format: part.kind.to_string(),
     });

@@ -99,6 +99,6 @@ fn entry_at(source: &Source, at: u64) -> Result<MapEntry> {
         data,
         compressed: stored.is_some_and(|stored| stored.compressed),
         offset: stored.filter(|stored| !stored.compressed).map(|stored| stored.offset.0),
-        filename: stored.map(|stored| source.path_of(stored.file).display().to_string()),
+        filename: stored.map(|stored| source.path_of(placement.depth, stored.file).display().to_string()),
     })
 }

@@ -28,13 +28,29 @@ use crate::error::{Error, Family, Result};
 use crate::job::{Cancel, Meter};
 
 /// Shows how far a copy is, and ends it on a cancel.
-fn watch<'a>(meter: &'a Meter, cancel: &'a Cancel) -> impl Fn(u64) -> ControlFlow<()> + Sync + 'a {
-    let shown = Mutex::new(0);
-    move |at| {
-        let mut shown = shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        meter.add(at.saturating_sub(*shown));
-        *shown = at;
-        if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+struct Watch<'a> {
+    meter: Meter,
+    cancel: &'a Cancel,
+    shown: Mutex<u64>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(meter: Meter, cancel: &'a Cancel) -> Self {
+        Self { meter, cancel, shown: Mutex::new(0) }
+    }
+
+    /// The copy has come to byte `at`.
+    fn at(&self, at: u64) -> ControlFlow<()> {
+        let mut shown = self.shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.meter.add(at.saturating_sub(*shown));
+        *shown = (*shown).max(at);
+        if self.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// The copy is complete, and so is what is shown of it.
+    fn finish(self, total: u64) {
+        let _ = self.at(total);
+        self.meter.finish();
     }
 }
 

@@ -48,6 +48,24 @@ impl SourceFormat {
     }
 }
 
+/// Whether a file of this name may be made: a later look at the name must not take a guest's bytes for a VMDK, nor a VMDK for them.
+///
+/// # Errors
+/// [`Family::Usage`].
+pub(super) fn check_target_name(path: &Path, raw: bool) -> Result<()> {
+    let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let stem = name.strip_suffix(".vmdk").filter(|stem| !stem.is_empty());
+    let what = |text: &str| Error::new(Family::Usage, format!("{} {text}", path.display()));
+    match (raw, stem, stem.is_some_and(holds_guest_data)) {
+        (true, Some(_), false) => {
+            Err(what("is to be raw, and its name is that of a VMDK").hint("call it .raw or .img"))
+        }
+        (false, None, _) => Err(what("is to be a VMDK, and its name does not end in .vmdk")),
+        (false, Some(_), true) => Err(what("is to be a VMDK, and its name is that of a flat disk's data")),
+        _ => Ok(()),
+    }
+}
+
 /// Whether a file of this name (without `.vmdk`) holds plain bytes of a guest: `x-flat`, `x-f001`, `x-rdm` or `x-rdmp`.
 fn holds_guest_data(stem: &str) -> bool {
     let piece = stem
@@ -119,16 +137,16 @@ impl Source {
         self.disk().size()
     }
 
-    /// The files that were opened, the named one first.
+    /// The files of the named disk itself, not of its parents; the named one first.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         self.gate.opened()
     }
 
-    /// What stands for a name inside the image.
+    /// What was opened for a name that the disk at this depth of the chain has.
     #[must_use]
-    pub fn path_of(&self, name: &str) -> PathBuf {
-        self.gate.path_of(name)
+    pub fn path_of(&self, depth: usize, name: &str) -> PathBuf {
+        self.gate.path_of(depth, name)
     }
 }
 
@@ -177,9 +195,7 @@ fn hinted(error: Error) -> Error {
     let mut hint = None;
     while let Some(error) = cause {
         hint = hint.or(match error.downcast_ref::<VmdkError>() {
-            Some(VmdkError::NoDevice { name }) => {
-                Some(format!("--map '{name}=PATH' provides a device or an image of it"))
-            }
+            Some(VmdkError::NoDevice { .. }) => Some("--map NAME=PATH provides a device, or an image of it".to_owned()),
             Some(VmdkError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Some(
                 "extents and parents are looked for beside the named file; --map NAME=PATH names another place".into(),
             ),
@@ -193,52 +209,87 @@ fn hinted(error: Error) -> Error {
     }
 }
 
-/// Opens what lies beside the image, and what the user allowed by name; remembers what was opened.
+/// Opens what lies beside the image, and what the user allowed by name; remembers what was opened. What a parent in another folder
+/// names lies there, beside the parent.
 pub(super) struct SourceGate {
-    folder: PathBuf,
-    beside: FolderGate,
     map: Vec<(String, PathBuf)>,
-    opened: Mutex<Vec<PathBuf>>,
+    state: Mutex<GateState>,
+}
+
+struct GateState {
+    /// The disk of the chain whose files are asked for.
+    depth: usize,
+    folder: PathBuf,
+    beside: Arc<FolderGate>,
+    opened: Vec<Opened>,
+}
+
+struct Opened {
+    depth: usize,
+    name: String,
+    path: PathBuf,
+}
+
+fn folder_of(path: &Path) -> (PathBuf, std::result::Result<FolderGate, VmdkError>) {
+    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+    let gate = FolderGate::open_folder(if folder.as_os_str().is_empty() { Path::new(".") } else { &folder });
+    (folder, gate)
 }
 
 impl SourceGate {
     fn new(path: &Path, map: &[(String, PathBuf)]) -> Result<Self> {
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let beside = FolderGate::open_folder(if folder.as_os_str().is_empty() { Path::new(".") } else { folder });
+        let (folder, beside) = folder_of(path);
         let beside = beside.map_err(|e| crate::image_error(e, format!("cannot open {}", path.display())))?;
-        Ok(Self { folder: folder.to_owned(), beside, map: map.to_vec(), opened: Mutex::default() })
+        let state = GateState { depth: 0, folder, beside: Arc::new(beside), opened: Vec::new() };
+        Ok(Self { map: map.to_vec(), state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, GateState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn top(&self, path: &Path) -> Result<FileDisk> {
         let file = open_disk(path).failed(|| format!("cannot open {}", path.display()))?;
-        self.note(path.to_owned());
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        self.state().note(&name, path.to_owned());
         Ok(file)
     }
 
-    fn note(&self, path: PathBuf) {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(path);
-    }
-
+    /// The files of the named disk itself, not of its parents.
     fn opened(&self) -> Vec<PathBuf> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let state = self.state();
+        state.opened.iter().filter(|opened| opened.depth == 0).map(|opened| opened.path.clone()).collect()
     }
 
     fn mapped(&self, name: &str) -> Option<&PathBuf> {
         self.map.iter().find(|(known, _)| known == name).map(|(_, path)| path)
     }
 
-    pub(super) fn path_of(&self, name: &str) -> PathBuf {
-        self.mapped(name).cloned().unwrap_or_else(|| self.folder.join(name))
+    /// What was opened for a name that the disk at this depth of the chain has; where nothing was, what would have been.
+    pub(super) fn path_of(&self, depth: usize, name: &str) -> PathBuf {
+        let state = self.state();
+        let opened = state.opened.iter().find(|opened| opened.depth == depth && opened.name == name);
+        let anywhere = || state.opened.iter().find(|opened| opened.name == name);
+        match opened.or_else(anywhere) {
+            Some(opened) => opened.path.clone(),
+            None => self.mapped(name).cloned().unwrap_or_else(|| state.folder.join(name)),
+        }
     }
 
-    fn open_mapped(&self, path: &Path) -> Result<Arc<dyn ReadAt>, VmdkError> {
+    fn open_mapped(&self, name: &str, path: &Path) -> Result<Arc<dyn ReadAt>, VmdkError> {
         let file = open_disk(path).map_err(|source| VmdkError::Io {
             action: "open",
             file: path.display().to_string(),
             source,
         })?;
-        self.note(path.to_owned());
+        self.state().note(name, path.to_owned());
         Ok(Arc::new(file))
+    }
+}
+
+impl GateState {
+    fn note(&mut self, name: &str, path: PathBuf) {
+        self.opened.push(Opened { depth: self.depth, name: name.to_owned(), path });
     }
 }
 
@@ -254,16 +305,30 @@ fn open_disk(path: &Path) -> std::io::Result<FileDisk> {
 impl Gate for SourceGate {
     fn open(&self, name: &PlainName) -> Result<Arc<dyn ReadAt>, VmdkError> {
         if let Some(path) = self.mapped(name.as_str()) {
-            return self.open_mapped(path);
+            return self.open_mapped(name.as_str(), path);
         }
-        let file = self.beside.open(name)?;
-        self.note(self.folder.join(name.as_str()));
+        let beside = Arc::clone(&self.state().beside);
+        let file = beside.open(name)?;
+        let mut state = self.state();
+        let path = state.folder.join(name.as_str());
+        state.note(name.as_str(), path);
         Ok(file)
+    }
+
+    fn open_parent(&self, name: &PlainName) -> Result<Arc<dyn ReadAt>, VmdkError> {
+        self.state().depth += 1;
+        if let Some(path) = self.mapped(name.as_str()) {
+            let (folder, beside) = folder_of(path);
+            let beside = Arc::new(beside?);
+            let mut state = self.state();
+            (state.folder, state.beside) = (folder, beside);
+        }
+        self.open(name)
     }
 
     fn open_device(&self, name: &str) -> Result<Arc<dyn ReadAt>, VmdkError> {
         match self.mapped(name) {
-            Some(path) => self.open_mapped(path),
+            Some(path) => self.open_mapped(name, path),
             None => Err(VmdkError::NoDevice { name: name.to_owned() }),
         }
     }
@@ -284,5 +349,13 @@ mod tests {
             assert_eq!(of(name), Err(Family::Usage), "{name}");
         }
         assert_eq!(of("x-f01.vmdk"), Ok(SourceFormat::Vmdk));
+    }
+
+    #[test]
+    fn what_is_written_is_taken_for_what_it_is_later() {
+        let may = |name: &str, raw| check_target_name(Path::new(name), raw).is_ok();
+        assert!(may("a/x.raw", true) && may("x", true) && may("x-flat.vmdk", true) && !may("x.vmdk", true));
+        assert!(may("x.vmdk", false) && may("x.VMDK", false));
+        assert!(!may("x", false) && !may(".vmdk", false) && !may("x-flat.vmdk", false) && !may("x-f001.vmdk", false));
     }
 }

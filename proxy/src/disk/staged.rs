@@ -1,6 +1,7 @@
 //! Files that get their final names only when they are complete.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
@@ -26,7 +27,11 @@ impl Staged {
         let staging = Staging::plan(target, run)?;
         let mut journal = Journal::begin(&StateDir::from_environment()?, run, command, "this machine")?;
         let act = journal.intend(Act::Directory { path: staging.path().to_owned() })?;
-        staging.create()?;
+        if let Err(error) = staging.create() {
+            journal.settle(act)?;
+            journal.finish()?;
+            return Err(error);
+        }
         Ok(Self { target: staging.target().to_owned(), folder: staging.path().to_owned(), journal, act })
     }
 
@@ -94,7 +99,10 @@ impl Staged {
         let mut moved: Vec<PathBuf> = Vec::new();
         for name in self.names()? {
             let path = self.final_path(&name);
-            match rustix::fs::renameat_with(CWD, self.folder.join(&name), CWD, &path, RenameFlags::NOREPLACE) {
+            let from = self.folder.join(&name);
+            // A guest's disk is for its owner alone, as in a backup directory.
+            let _ = fs::set_permissions(&from, fs::Permissions::from_mode(0o600));
+            match move_to_new(&from, &path) {
                 Ok(()) => moved.push(path),
                 Err(error) => {
                     for path in moved {
@@ -111,6 +119,18 @@ impl Staged {
         let parent = self.target.parent().unwrap_or(Path::new("."));
         sync_folder(parent).failed(|| format!("cannot complete {}", self.target.display()))?;
         Ok(moved)
+    }
+}
+
+/// Gives a file another name, which nobody has.
+fn move_to_new(from: &Path, to: &Path) -> std::result::Result<(), rustix::io::Errno> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Network file systems do not know the flag; a second name is never given over another file either.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            rustix::fs::link(from, to)?;
+            rustix::fs::unlink(from)
+        }
+        moved => moved,
     }
 }
 

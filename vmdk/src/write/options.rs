@@ -186,11 +186,19 @@ impl CreateOptions {
         }
     }
 
-    /// The capacity in sectors.
+    /// The capacity in sectors, once the options are found to be such that a disk can be made of them.
     ///
     /// # Errors
-    /// It is no multiple of 512 bytes, 0, or more than 64 TiB.
+    /// The parent's content ID is the one that stands for none; the capacity is no multiple of 512 bytes, 0, or more than 64 TiB.
     pub(super) fn sectors(&self) -> Result<Sectors, VmdkError> {
+        if self.parent.as_ref().is_some_and(|parent| parent.content_id == u32::MAX) {
+            let expected = "another content ID, as this one stands for no parent; write to the parent first";
+            return Err(VmdkError::Request {
+                field: "the content ID of the parent",
+                actual: u32::MAX.into(),
+                expected,
+            });
+        }
         let sectors = self.capacity.to_sectors().filter(|s| s.0 > 0 && *s <= MAX_CAPACITY);
         sectors.ok_or(VmdkError::Request {
             field: "the capacity in bytes",
