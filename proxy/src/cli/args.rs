@@ -6,10 +6,11 @@ use vmdk_rs::Subformat;
 use zeroize::Zeroizing;
 
 use super::disk_args::DiskArgs;
+use super::output::ShowArgs;
 use crate::config::{ConnectionUri, PasswordSources, TlsChoice};
 use crate::error::{Error, Family, Result};
 use crate::hypervisor::{Connected, connect};
-use crate::job::{Cancel, ProgressMode, Quiesce};
+use crate::job::{Cancel, Quiesce};
 
 /// Backs up running virtual machines from outside, restores them, and proves both.
 #[derive(Parser)]
@@ -154,17 +155,6 @@ pub(super) enum VmCommand {
         #[arg(long)]
         json: bool,
     },
-}
-
-/// How a long command shows itself.
-#[derive(Args)]
-pub(super) struct ShowArgs {
-    /// Print JSON
-    #[arg(long)]
-    pub(super) json: bool,
-    /// How progress is shown
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(super) progress: ProgressMode,
 }
 
 /// The kinds of VMDK that can be written.

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use vmdk_rs::{AdapterType, CompressionLevel, Subformat};
 
-use super::args::ShowArgs;
+use super::output::ShowArgs;
 use crate::disk::{SourceFormat, SourceSpec, Target};
 
 #[derive(Args)]

@@ -4,6 +4,18 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 
 use crate::error::{Context, Error, Family, Result};
+use crate::job::ProgressMode;
+
+/// How a long command shows itself.
+#[derive(clap::Args)]
+pub(crate) struct ShowArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How progress is shown
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) progress: ProgressMode,
+}
 
 /// The first thing that could not be printed.
 static UNPRINTED: Mutex<Option<std::io::Error>> = Mutex::new(None);
