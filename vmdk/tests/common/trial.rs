@@ -1,5 +1,5 @@
 //! A trial of one hostile image: which files it asks for, what it reads, what it allocates.
-#![allow(clippy::unwrap_used, reason = "test code")]
+#![allow(dead_code, clippy::unwrap_used, reason = "each test program uses a part, and all of it is test code")]
 
 use std::alloc::System;
 use std::collections::BTreeMap;
@@ -89,6 +89,11 @@ impl Trial {
     /// Opens a file that must be refused.
     pub(crate) fn refused(&self, name: &str) -> VmdkError {
         self.open(name).map(|image| panic!("{name} was opened: {image:?}")).unwrap_err()
+    }
+
+    /// Checks a file that is there.
+    pub(crate) fn check(&self, name: &str) -> vmdk_rs::CheckReport {
+        vmdk_rs::check(self.0.file(name).unwrap(), name, &self.0)
     }
 
     /// The names that were asked for since the last time.
