@@ -22,6 +22,10 @@ pub const MAX_DESCRIPTOR_LEN: usize = 1 << 20;
 /// each is an open file, so more than such a disk needs is not granted.
 pub const MAX_EXTENTS: usize = 4100;
 
+/// The most keys of one descriptor that are not known here. Real ones have some twenty; a megabyte of the shortest would
+/// take thirty times its size in memory, in each disk of a chain.
+const MAX_KEYS: usize = 4096;
+
 /// "No parent" in `parentCID`.
 const NO_PARENT: u32 = 0xffff_ffff;
 

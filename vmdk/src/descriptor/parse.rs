@@ -2,7 +2,7 @@
 
 use super::lines::{decimal, key_value};
 use super::text::decode;
-use super::{Access, CreateType, Descriptor, DescriptorError, ExtentLine, MAX_EXTENTS, NO_PARENT};
+use super::{Access, CreateType, Descriptor, DescriptorError, ExtentLine, MAX_EXTENTS, MAX_KEYS, NO_PARENT};
 
 /// The keys seen so far. A key that decides how the disk is read may stand once only, so that no two readers can
 /// disagree about it.
@@ -33,6 +33,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Descriptor, DescriptorError> {
             }
             extents.push(ExtentLine::parse(access, rest).map_err(wrong)?);
             continue;
+        }
+        if header.other.len().saturating_add(ddb.len()) >= MAX_KEYS {
+            return Err(wrong("one of at most 4096 keys"));
         }
         let (key, value) = key_value(line).map_err(wrong)?;
         if key.get(..4).is_some_and(|prefix| prefix.eq_ignore_ascii_case("ddb.")) {

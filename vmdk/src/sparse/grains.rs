@@ -97,6 +97,14 @@ pub(crate) enum GrainRun<'a> {
     Hole { len: u64 },
 }
 
+impl GrainRun<'_> {
+    fn at_most(mut self, most: u64) -> Self {
+        let (Self::Stored { len, .. } | Self::Packed { len, .. } | Self::Zero { len } | Self::Hole { len }) = &mut self;
+        *len = most.min(*len);
+        self
+    }
+}
+
 /// Why one copy of the tables gives no answer.
 enum Fault {
     /// The directory or the table is damaged; another copy holds for all of it.
@@ -183,7 +191,8 @@ impl GrainMap {
     pub(crate) fn run_at(&self, at: u64, want: u64) -> Result<GrainRun<'_>, ReadError> {
         let mut first_fault = None;
         for (copy, directory) in self.grains.directories.iter().enumerate() {
-            match self.run_by(copy, *directory, at, want) {
+            let reach = self.reach(first_fault.as_ref(), at);
+            match self.run_by(copy, *directory, at, want.min(reach)).map(|run| run.at_most(reach)) {
                 // Damage of one entry is mended by a second copy that has the grain; where that has none, something is lost.
                 Ok(GrainRun::Hole { .. } | GrainRun::Zero { .. }) if matches!(first_fault, Some(Fault::Entry(_))) => {}
                 Ok(run) => return Ok(run),
@@ -197,6 +206,19 @@ impl GrainMap {
                 Err(ReadError::OutOfRange { at: ByteOffset(at), len: ByteLen(1), size: ByteLen(self.grains.capacity) })
             }
         }
+    }
+
+    /// How far from byte `at` on the second copy decides, for a fault of the first: to the end of the grain or of the table.
+    /// Behind that the first may be whole again, and what is read must not depend on where reading begins.
+    fn reach(&self, fault: Option<&Fault>, at: u64) -> u64 {
+        let (grain, _) = div_rem(at, self.grains.grain_len);
+        let (table, _) = div_rem(grain, self.grains.table_entries);
+        let end = match fault {
+            None => return u64::MAX,
+            Some(Fault::Entry(_)) => grain.saturating_add(1),
+            Some(_) => table.saturating_add(1).saturating_mul(self.grains.table_entries),
+        };
+        self.grains.until(end).saturating_sub(at)
     }
 
     fn run_by(&self, copy: usize, directory: u64, at: u64, want: u64) -> Result<GrainRun<'_>, Fault> {
