@@ -1,5 +1,6 @@
 //! A disk image that is read.
 
+use std::collections::HashMap;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -137,7 +138,7 @@ impl Source {
         self.disk().size()
     }
 
-    /// The files of the named disk itself, not of its parents; the named one first.
+    /// The files of the named disk itself, not of its parents.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         self.gate.opened()
@@ -221,13 +222,8 @@ struct GateState {
     depth: usize,
     folder: PathBuf,
     beside: Arc<FolderGate>,
-    opened: Vec<Opened>,
-}
-
-struct Opened {
-    depth: usize,
-    name: String,
-    path: PathBuf,
+    /// What was opened for the names of each disk of the chain. A split disk has thousands, and a map asks for each.
+    opened: Vec<HashMap<String, PathBuf>>,
 }
 
 fn folder_of(path: &Path) -> (PathBuf, std::result::Result<FolderGate, VmdkError>) {
@@ -257,8 +253,7 @@ impl SourceGate {
 
     /// The files of the named disk itself, not of its parents.
     fn opened(&self) -> Vec<PathBuf> {
-        let state = self.state();
-        state.opened.iter().filter(|opened| opened.depth == 0).map(|opened| opened.path.clone()).collect()
+        self.state().opened.first().map(|files| files.values().cloned().collect()).unwrap_or_default()
     }
 
     fn mapped(&self, name: &str) -> Option<&PathBuf> {
@@ -268,10 +263,10 @@ impl SourceGate {
     /// What was opened for a name that the disk at this depth of the chain has; where nothing was, what would have been.
     pub(super) fn path_of(&self, depth: usize, name: &str) -> PathBuf {
         let state = self.state();
-        let opened = state.opened.iter().find(|opened| opened.depth == depth && opened.name == name);
-        let anywhere = || state.opened.iter().find(|opened| opened.name == name);
+        let opened = state.opened.get(depth).and_then(|files| files.get(name));
+        let anywhere = || state.opened.iter().find_map(|files| files.get(name));
         match opened.or_else(anywhere) {
-            Some(opened) => opened.path.clone(),
+            Some(path) => path.clone(),
             None => self.mapped(name).cloned().unwrap_or_else(|| state.folder.join(name)),
         }
     }
@@ -289,7 +284,12 @@ impl SourceGate {
 
 impl GateState {
     fn note(&mut self, name: &str, path: PathBuf) {
-        self.opened.push(Opened { depth: self.depth, name: name.to_owned(), path });
+        if self.opened.len() <= self.depth {
+            self.opened.resize_with(self.depth + 1, HashMap::new);
+        }
+        if let Some(files) = self.opened.get_mut(self.depth) {
+            files.insert(name.to_owned(), path);
+        }
     }
 }
 
