@@ -189,7 +189,7 @@ pub fn repair(
         return Err(Error::new(Family::Corrupt, what).hint("nothing was written; restore the image from another copy"));
     }
     let source = Source::open(spec)?;
-    let Some(image) = &source.image else { return Err(Error::new(Family::Usage, "a raw disk has nothing to repair")) };
+    let Some(image) = source.image() else { return Err(Error::new(Family::Usage, "a raw disk has nothing to repair")) };
     let own: Vec<String> = source.files().iter().map(|path| path.display().to_string()).collect();
     if let Some(other) =
         report.findings.iter().find(|finding| finding.severity == MENDABLE && !own.contains(&finding.filename))

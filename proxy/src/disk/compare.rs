@@ -64,13 +64,13 @@ fn describe(source: &Source, at: ByteOffset) -> String {
         Ok(()) => format!("{:#04x}", byte[0]),
         Err(_) => "unreadable".to_owned(),
     };
-    let stored = source.image.as_ref().and_then(|image| {
+    let stored = source.image().and_then(|image| {
         let placement = image.placement_at(at).ok()?;
         let stored = placement.stored?;
         let packed = if stored.compressed { ", compressed" } else { "" };
         Some(format!("{} at byte {}{packed}", source.path_of(placement.depth, stored.file).display(), stored.offset))
     });
-    match (stored, &source.image) {
+    match (stored, source.image()) {
         (Some(place), _) => format!("{name} has {value}, stored in {place}"),
         (None, Some(_)) => format!("{name} has {value}, where nothing is stored"),
         (None, None) => format!("{name} has {value}"),

@@ -71,7 +71,7 @@ pub(super) struct Parent {
 impl Parent {
     pub(super) fn open(spec: &SourceSpec) -> Result<Self> {
         let source = Source::open(spec)?;
-        let Some(image) = &source.image else {
+        let Some(image) = source.image() else {
             return Err(Error::new(Family::Usage, format!("{} is raw, and a parent is a VMDK", spec.path.display()))
                 .hint("convert it to monolithicFlat or vmfs first"));
         };
@@ -104,12 +104,12 @@ impl Parent {
 
 /// What the new image keeps of the old one.
 pub(super) fn options_for(source: &Source, subformat: Subformat, parent: Option<&Parent>) -> CreateOptions {
-    if let Some(image) = &source.image
+    if let Some(image) = source.image()
         && let (Some(adapter), None) = (image.descriptor().ddb("ddb.adapterType"), image.descriptor().adapter())
     {
         tracing::warn!("the adapter type {adapter:?} is not known here; lsilogic is written");
     }
-    let new = match &source.image {
+    let new = match source.image() {
         Some(image) => CreateOptions::like(image.descriptor(), subformat, source.size()),
         None => CreateOptions::new(subformat, source.size()),
     };
@@ -153,13 +153,9 @@ pub(super) fn written(
 ) -> Result<Converted> {
     check_target_name(output, create.is_none())?;
     let staged = Staged::begin(output, command)?;
-    let done = write_into(&staged, source, create, parent, level, progress, cancel);
-    match done {
-        Ok(()) => {}
-        Err(error) => {
-            staged.discard();
-            return Err(error);
-        }
+    if let Err(error) = write_into(&staged, source, create, parent, level, progress, cancel) {
+        staged.discard();
+        return Err(error);
     }
     let files = staged.commit()?;
     let actual_size = files.iter().map(|path| super::info::allocated(path)).sum();

@@ -110,16 +110,16 @@ pub fn info(source: &Source) -> DiskInfo {
     let mut files: Vec<PathBuf> = source.files();
     files.sort();
     files.dedup();
-    let format_specific = source.image.as_ref().map(|image| vmdk_data(source, image));
+    let format_specific = source.image().map(|image| vmdk_data(source, image));
     let extents = format_specific.as_ref().map_or(&[][..], |specific| &specific.data.extents);
     let cluster_size = extents.first().and_then(|first| first.cluster_size);
     let parent = format_specific.as_ref().and_then(|specific| specific.data.chain.get(1).cloned());
-    let hint = source.image.as_ref().and_then(|image| image.descriptor().parent_file_name_hint.clone());
+    let hint = source.image().and_then(|image| image.descriptor().parent_file_name_hint.clone());
     DiskInfo {
         virtual_size: source.size().0,
         filename: source.path.display().to_string(),
         cluster_size: cluster_size.filter(|size| extents.iter().all(|extent| extent.cluster_size == Some(*size))),
-        format: source.format.as_str(),
+        format: source.format().as_str(),
         actual_size: files.iter().map(|path| allocated(path)).sum(),
         backing_filename: hint.filter(|_| parent.is_some()),
         backing_filename_format: parent.is_some().then_some("vmdk"),

@@ -72,7 +72,7 @@ pub fn map(source: &Source, mut tell: impl FnMut(&MapEntry) -> Result<()>) -> Re
 
 fn entry_at(source: &Source, at: u64) -> Result<MapEntry> {
     let what = || format!("cannot read the tables of {}", source.path.display());
-    let Some(image) = &source.image else {
+    let Some(image) = source.image() else {
         let extent = source.disk().extent_at(ByteOffset(at)).map_err(|e| from_read(e, &what()))?;
         let data = extent.kind == ExtentKind::Data;
         return Ok(MapEntry {

@@ -90,12 +90,13 @@ pub struct SourceSpec {
 pub struct Source {
     /// Its path, for people.
     pub path: PathBuf,
-    /// Its form.
-    pub format: SourceFormat,
-    /// The image, if it is a VMDK.
-    pub image: Option<Image>,
-    raw: Option<FileDisk>,
+    opened: OpenedDisk,
     gate: SourceGate,
+}
+
+enum OpenedDisk {
+    Vmdk(Box<Image>),
+    Raw(FileDisk),
 }
 
 impl Source {
@@ -108,27 +109,44 @@ impl Source {
         let gate = SourceGate::new(&spec.path, &spec.map)?;
         let what = || format!("cannot open {}", spec.path.display());
         let file = gate.top(&spec.path)?;
-        let (image, raw) = match format {
-            SourceFormat::Raw => (None, Some(file)),
+        let opened = match format {
+            SourceFormat::Raw => OpenedDisk::Raw(file),
             SourceFormat::Vmdk => {
                 let image = Image::open(Arc::new(file), &spec.name(), &gate);
-                (Some(image.map_err(|e| hinted(crate::image_error(e, what())))?), None)
+                OpenedDisk::Vmdk(Box::new(image.map_err(|e| hinted(crate::image_error(e, what())))?))
             }
         };
-        let source = Self { path: spec.path.clone(), format, image, raw, gate };
+        let source = Self { path: spec.path.clone(), opened, gate };
         if source.size().0 == 0 {
             return Err(Error::new(Family::Corrupt, format!("{} is empty", spec.path.display())));
         }
         Ok(source)
     }
 
+    /// Its form.
+    #[must_use]
+    pub const fn format(&self) -> SourceFormat {
+        match &self.opened {
+            OpenedDisk::Vmdk(_) => SourceFormat::Vmdk,
+            OpenedDisk::Raw(_) => SourceFormat::Raw,
+        }
+    }
+
+    /// The image, if it is a VMDK.
+    #[must_use]
+    pub fn image(&self) -> Option<&Image> {
+        match &self.opened {
+            OpenedDisk::Vmdk(image) => Some(image),
+            OpenedDisk::Raw(_) => None,
+        }
+    }
+
     /// The disk.
     #[must_use]
     pub fn disk(&self) -> &dyn ReadAt {
-        match (&self.image, &self.raw) {
-            (Some(image), _) => image,
-            (None, Some(raw)) => raw,
-            (None, None) => &NoDisk,
+        match &self.opened {
+            OpenedDisk::Vmdk(image) => &**image,
+            OpenedDisk::Raw(file) => file,
         }
     }
 
@@ -148,18 +166,6 @@ impl Source {
     #[must_use]
     pub fn path_of(&self, depth: usize, name: &str) -> PathBuf {
         self.gate.path_of(depth, name)
-    }
-}
-
-/// Never there: a source is an image or raw.
-struct NoDisk;
-
-impl ReadAt for NoDisk {
-    fn size(&self) -> ByteLen {
-        ByteLen(0)
-    }
-    fn read_exact_at(&self, at: blockdev::ByteOffset, buf: &mut [u8]) -> Result<(), blockdev::ReadError> {
-        Err(blockdev::ReadError::OutOfRange { at, len: ByteLen::of(buf), size: ByteLen(0) })
     }
 }
 
