@@ -27,9 +27,15 @@
 //! ```
 #![warn(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::indexing_slicing)]
 
+mod cache;
+mod filesystem;
+mod fs_error;
 mod partition;
 mod volume_kind;
 
+pub use cache::{Cache, CachedDisk};
+pub use filesystem::{About, Case, Entry, FileId, FileKind, FileSystem, LinkTarget, Metadata, Timestamp};
+pub use fs_error::{ErrorFamily, FsError};
 pub use partition::{
     DiskLayout, PartitionError, PartitionType, Piece, SectorSize, TableKind, Volume, Warning, volumes, volumes_with,
 };
