@@ -31,6 +31,9 @@ mod cache;
 mod filesystem;
 mod fs_error;
 mod partition;
+// No part of the face: hidden, and public only for fuzz targets and measurements.
+#[doc(hidden)]
+pub mod unpack;
 mod volume_kind;
 
 pub use cache::{Cache, CachedDisk};
