@@ -27,9 +27,11 @@
 //! ```
 #![warn(clippy::arithmetic_side_effects, clippy::as_conversions, clippy::indexing_slicing)]
 
+mod bytes;
 mod cache;
 mod filesystem;
 mod fs_error;
+mod ntfs;
 mod partition;
 // No part of the face: hidden, and public only for fuzz targets and measurements.
 #[doc(hidden)]
@@ -39,6 +41,7 @@ mod volume_kind;
 pub use cache::{Cache, CachedDisk};
 pub use filesystem::{About, Case, Entry, FileId, FileKind, FileSystem, LinkTarget, Metadata, Timestamp};
 pub use fs_error::{ErrorFamily, FsError};
+pub use ntfs::Ntfs;
 pub use partition::{
     DiskLayout, PartitionError, PartitionType, Piece, SectorSize, TableKind, Volume, Warning, volumes, volumes_with,
 };
