@@ -32,6 +32,7 @@ mod cache;
 mod filesystem;
 mod fs_error;
 mod ntfs;
+mod open;
 mod partition;
 // No part of the face: hidden, and public only for fuzz targets and measurements.
 #[doc(hidden)]
@@ -42,6 +43,7 @@ pub use cache::{Cache, CachedDisk};
 pub use filesystem::{About, Case, Entry, FileId, FileKind, FileSystem, LinkTarget, Metadata, Timestamp};
 pub use fs_error::{ErrorFamily, FsError};
 pub use ntfs::Ntfs;
+pub use open::{is_readable, open_volume};
 pub use partition::{
     DiskLayout, PartitionError, PartitionType, Piece, SectorSize, TableKind, Volume, Warning, volumes, volumes_with,
 };

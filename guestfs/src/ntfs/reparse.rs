@@ -34,9 +34,10 @@ impl Tag {
         [Self::MOUNT_POINT, Self::SYMLINK, Self::LX_SYMLINK].contains(&self)
     }
 
-    /// OneDrive and its kin: `0x9000x01A`, where x counts.
+    /// Placeholders, whose bytes are fetched when they are wanted: OneDrive and its kin (`0x9000x01A`, where x counts, and an older
+    /// one), Azure File Sync, projected file systems.
     const fn is_cloud(self) -> bool {
-        self.0 & 0xffff_0fff == 0x9000_001a
+        self.0 & 0xffff_0fff == 0x9000_001a || matches!(self.0, 0x8000_0021 | 0x8000_001e | 0x9000_001c)
     }
 }
 
@@ -145,9 +146,13 @@ fn relative(units: &[u16]) -> LinkTarget {
 
 /// A target in the name space of NT: `\??\C:\…`, `\??\Volume{…}\…`, or what we cannot follow.
 fn absolute(units: &[u16]) -> LinkTarget {
-    let outside = || LinkTarget::Outside(text(units));
     let prefix: Vec<u16> = r"\??\".encode_utf16().collect();
     let rest = units.strip_prefix(prefix.as_slice()).unwrap_or(units);
+    // As people write it: `\\server\share` for `\??\UNC\server\share`.
+    let outside = || match text(rest).strip_prefix(r"UNC\") {
+        Some(share) if rest.len() < units.len() => LinkTarget::Outside(format!(r"\\{share}")),
+        _ => LinkTarget::Outside(text(units)),
+    };
     if let [letter, colon, path @ ..] = rest
         && *colon == u16::from(b':')
         && path.first().is_none_or(is_separator)
@@ -196,7 +201,7 @@ mod tests {
             (r"\??\d:".to_owned(), LinkTarget::Letter('D', Vec::new())),
             (r"C:\a\..\b".to_owned(), LinkTarget::Letter('C', parts("a/../b"))),
             (format!(r"\??\Volume{{{guid}}}\x\"), LinkTarget::Volume(guid, parts("x"))),
-            (r"\??\UNC\server\share".to_owned(), LinkTarget::Outside(r"\??\UNC\server\share".into())),
+            (r"\??\UNC\server\share".to_owned(), LinkTarget::Outside(r"\\server\share".into())),
             (r"\\server\share".to_owned(), LinkTarget::Outside(r"\\server\share".into())),
             (r"\??\Volume{nonsense}\".to_owned(), LinkTarget::Outside(r"\??\Volume{nonsense}\".into())),
             ("/etc/passwd".to_owned(), LinkTarget::Outside("/etc/passwd".into())),
