@@ -174,7 +174,7 @@ mod tests {
 
     /// A compressed chunk of these groups.
     fn chunk(content: &[u8]) -> Vec<u8> {
-        let header = 0xb000 | u16::try_from(content.len() - 1).unwrap();
+        let header = 0xb000 | u16::try_from(content.len().wrapping_sub(1)).unwrap();
         [&header.to_le_bytes(), content].concat()
     }
 

@@ -1,10 +1,15 @@
-//! Decompressors for what NTFS stores compressed.
+//! Decompressors for what NTFS stores compressed: LZNT1 of its own, and XPRESS and LZX of the Windows Overlay Filter.
 //!
 //! Each takes a whole compressed piece in memory and a buffer of the caller's. None allocates, none recurses, and each step writes
 //! at least a byte or ends, so the work is bounded by the lengths of input and buffer.
 
+mod bits;
 mod copy;
+mod huffman;
 pub mod lznt1;
+pub mod lzx;
+pub mod wof;
+pub mod xpress;
 
 use crate::FsError;
 

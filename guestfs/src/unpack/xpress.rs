@@ -1,0 +1,115 @@
+//! XPRESS with Huffman codes, "LZ77+Huffman" of [MS-XCA] sections 2.1 and 2.2, in chunks of at most 64 KiB.
+//!
+//! ```text
+//!   chunk = lengths of the codes of 512 symbols (4 bits each, the lower half of a byte first) | bit stream
+//! ```
+//!
+//! Symbols below 256 are bytes. Of others, the lowest four bits are the length of a repetition, the next four the number of bits of
+//! its distance. Long lengths go on in whole bytes between the units of the bit stream.
+
+use super::bits::Bits;
+use super::huffman::{BadCode, Huffman};
+use super::{UnpackError, copy, number};
+
+const SYMBOLS: usize = 512;
+/// Bytes that hold the lengths of the codes.
+const LENGTHS_LEN: usize = 256;
+/// Plain bytes of a chunk: behind them, the format has new codes. WOF has 16 KiB at most.
+const LARGEST: usize = 64 << 10;
+/// The shortest repetition.
+const SHORTEST: usize = 3;
+/// The length of a repetition that goes on in bytes.
+const LONG: usize = 15;
+/// The longest code of a symbol, and the most bits of a distance.
+const CODE_BITS: u32 = 15;
+
+type Code = Huffman<2048, SYMBOLS>;
+
+const fn error(field: &'static str, at: usize, found: u64, expected: &'static str) -> UnpackError {
+    UnpackError { format: "XPRESS", field, at, found, expected }
+}
+
+/// Unpacks a chunk. What may follow in the input when `out` is full is not looked at.
+///
+/// # Errors
+/// [`UnpackError`] if the chunk contradicts the format, or does not give as much as `out` holds, which is at most 64 KiB.
+pub fn decompress(chunk: &[u8], out: &mut [u8]) -> Result<(), UnpackError> {
+    if out.len() > LARGEST {
+        return Err(error("plain length of a chunk", 0, number(out.len()), "at most 64 KiB"));
+    }
+    let code = read_code(chunk)?;
+    let mut bits = Bits::new(chunk, LENGTHS_LEN);
+    let mut to = 0;
+    while let Some(place) = out.get_mut(to) {
+        bits.need(2 * CODE_BITS);
+        let Some(symbol) = code.read(&mut bits) else { return Err(no_symbol(&bits)) };
+        if let Ok(byte) = u8::try_from(symbol) {
+            *place = byte;
+            to = to.wrapping_add(1); // inside `out`
+        } else {
+            to = repeat(symbol, &mut bits, out, to)?;
+        }
+    }
+    match bits.is_overrun() {
+        true => Err(error("length of a chunk", chunk.len(), number(chunk.len()), "as much as its codes take")),
+        false => Ok(()),
+    }
+}
+
+fn read_code(chunk: &[u8]) -> Result<Code, UnpackError> {
+    let packed = chunk.get(..LENGTHS_LEN);
+    let packed =
+        packed.ok_or_else(|| error("length of a chunk", 0, number(chunk.len()), "256 bytes of code lengths"))?;
+    let mut lengths = [0; SYMBOLS];
+    for (pair, byte) in lengths.as_chunks_mut().0.iter_mut().zip(packed) {
+        *pair = [byte & 15, byte >> 4];
+    }
+    let mut code = Code::new();
+    match code.set(&lengths) {
+        Ok(()) => Ok(code),
+        Err(BadCode::Empty) => Err(error("sum of the code lengths", 0, 0, "codes for 2 symbols at least")),
+        Err(BadCode::Incomplete(sum) | BadCode::Oversubscribed(sum)) => {
+            Err(error("sum of the code lengths", 0, sum.into(), "codes that use all bits, 0x10000"))
+        }
+    }
+}
+
+fn no_symbol(bits: &Bits) -> UnpackError {
+    error("symbol", bits.at(), bits.next(), "bits that are a code")
+}
+
+/// Carries out the repetition that `symbol` begins; answers where it ends.
+#[inline(always)]
+fn repeat(symbol: u16, bits: &mut Bits, out: &mut [u8], to: usize) -> Result<usize, UnpackError> {
+    let distance_bits = u32::from(symbol >> 4 & 15);
+    let mut len = usize::from(symbol & 15);
+    if len == LONG {
+        len = long_length(bits)?;
+    }
+    let distance = usize::try_from(1u32.wrapping_shl(distance_bits) | bits.take(distance_bits)).unwrap_or(0);
+    let len = len.saturating_add(SHORTEST);
+    let end = copy::repeat(out, to, distance, len);
+    end.ok_or_else(|| match distance > to {
+        true => error("distance of a repetition", bits.at(), number(distance), "inside its chunk"),
+        false => error("length of a repetition", bits.at(), number(len), "no more than is left of the chunk"),
+    })
+}
+
+/// A length of 15 or more: one byte, what is above 269 in two more, what is above 65535 in four.
+#[cold]
+fn long_length(bits: &mut Bits) -> Result<usize, UnpackError> {
+    let at = bits.at();
+    let cut = || error("length of a chunk", at, number(at), "as much as the length of its last repetition takes");
+    let [byte] = bits.bytes().ok_or_else(cut)?;
+    if byte < u8::MAX {
+        return Ok(usize::from(byte).saturating_add(LONG));
+    }
+    let len = match u16::from_le_bytes(bits.bytes().ok_or_else(cut)?) {
+        0 => usize::try_from(u32::from_le_bytes(bits.bytes().ok_or_else(cut)?)).unwrap_or(usize::MAX),
+        len => usize::from(len),
+    };
+    match len < LONG {
+        true => Err(error("long length of a repetition", at, number(len), "at least 15")),
+        false => Ok(len),
+    }
+}
