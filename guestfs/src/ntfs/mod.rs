@@ -33,6 +33,7 @@ use self::record::kind;
 use self::reparse::Tag;
 use self::stream::Stream;
 use self::volume::{Volume, known};
+use crate::unpack::wof;
 use crate::{About, CachedDisk, Case, Entry, FileId, FileKind, FileSystem, FsError, LinkTarget, Metadata, VolumeKind};
 
 /// The index of folders.
@@ -302,7 +303,7 @@ impl FileSystem for Ntfs {
         if name.is_empty() {
             reparse::refuse_absent(&file, stream.len(), stream.allocated())?;
             if file.tag == Some(Tag::WOF) {
-                return Err(FsError::Unsupported { what: what(), why: "WOF" });
+                return self.open_wof(&file, stream.len());
             }
         }
         Ok(Box::new(OpenStream { volume: Arc::clone(&self.volume), stream }))
@@ -320,6 +321,24 @@ impl FileSystem for Ntfs {
     fn xattr(&self, id: FileId, name: &[u8], limit: usize) -> Result<Option<Vec<u8>>, FsError> {
         let file = self.file(id)?;
         if id.get() >> RECORD_BITS == 0 { file.xattr(name, limit) } else { Ok(None) }
+    }
+}
+
+impl Ntfs {
+    /// A file that Windows packed ("CompactOS"): its bytes are in a stream beside, packed.
+    fn open_wof(&self, file: &File<'_>, size: u64) -> Result<Box<dyn ReadAt>, FsError> {
+        let data = reparse::data(&self.volume, &file.record)?.unwrap_or_default();
+        let what = || file.what(kind::DATA, &[]);
+        let algorithm = wof::Algorithm::of_reparse_data(data.get(8..).unwrap_or_default(), &what())?;
+        let stream = self.volume.stream(&file.record, kind::DATA, &reparse::wof_stream())?;
+        let stream = stream.ok_or_else(|| FsError::Corrupt {
+            what: what(),
+            field: "stream WofCompressedData",
+            found: "missing".into(),
+            expected: "there, because the reparse point says so",
+        })?;
+        let packed = OpenStream { volume: Arc::clone(&self.volume), stream };
+        Ok(Box::new(wof::WofReader::new(packed, ByteLen(size), algorithm, what())?))
     }
 }
 

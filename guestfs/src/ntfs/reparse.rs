@@ -7,6 +7,7 @@ use super::name::Name;
 use super::record::{Record, kind};
 use super::volume::Volume;
 use crate::bytes::u32_at;
+use crate::unpack::wof;
 use crate::{FsError, LinkTarget};
 
 /// Windows writes at most 16 KiB.
@@ -48,7 +49,7 @@ pub(super) fn data(volume: &Volume, record: &Record) -> Result<Option<Vec<u8>>, 
 
 /// The stream in which Windows keeps the packed bytes of a file.
 pub(super) fn wof_stream() -> Vec<u16> {
-    "WofCompressedData".encode_utf16().collect()
+    wof::STREAM.encode_utf16().collect()
 }
 
 /// Refuses a file whose unnamed stream is not what the guest sees there.
