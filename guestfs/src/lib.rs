@@ -33,6 +33,8 @@ mod filesystem;
 mod fs_error;
 mod ntfs;
 mod open;
+mod hive;
+mod letters;
 mod partition;
 // No part of the face: hidden, and public only for fuzz targets and measurements.
 #[doc(hidden)]
@@ -44,6 +46,8 @@ pub use filesystem::{About, Case, Entry, FileId, FileKind, FileSystem, LinkTarge
 pub use fs_error::{ErrorFamily, FsError};
 pub use ntfs::Ntfs;
 pub use open::{is_readable, open_volume};
+pub use hive::{Hive, Key, Subkeys, Value, Values};
+pub use letters::{Letter, Letters, MountedDevices, Origin, Place, VolumeToLetter, letters};
 pub use partition::{
     DiskLayout, PartitionError, PartitionType, Piece, SectorSize, TableKind, Volume, Warning, volumes, volumes_with,
 };
