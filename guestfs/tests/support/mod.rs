@@ -2,7 +2,9 @@
 #![allow(dead_code, reason = "each test file uses a part of this")]
 #![allow(clippy::unwrap_used, reason = "what only tests call may fail as tests do")]
 
-use std::path::Path;
+pub(crate) mod hive;
+
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use guestfs::{DiskLayout, Volume};
@@ -16,6 +18,17 @@ pub(crate) fn has(tool: &str) -> bool {
     assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{tool} is missing, and CI must have it");
     eprintln!("skipped: {tool} is not installed");
     false
+}
+
+/// A file among the peers, which `STILLFRAME_PEERS` names. In CI it must be there; elsewhere its absence is printed.
+pub(crate) fn peer(path: &str) -> Option<PathBuf> {
+    let found =
+        std::env::var_os("STILLFRAME_PEERS").map(|peers| PathBuf::from(peers).join(path)).filter(|file| file.is_file());
+    assert!(found.is_some() || std::env::var("CI").as_deref() != Ok("true"), "{path} is missing, and CI must have it");
+    if found.is_none() {
+        eprintln!("skipped: {path} is not below STILLFRAME_PEERS");
+    }
+    found
 }
 
 /// Runs a tool with `input` on its standard input; answers its standard output.
