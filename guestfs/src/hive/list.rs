@@ -26,14 +26,15 @@ impl Offsets {
         Ok(Self { cell, next: first, end, step })
     }
 
-    /// The next one, if there is one.
+    /// The next one, if there is one. The list ends with the first that cannot be read: a list may be long, and when there are no
+    /// more reads all others would fail too.
     pub(super) fn next(&mut self, hive: &Hive<'_>) -> Option<Result<CellOffset, FsError>> {
         if self.next >= self.end {
             return None;
         }
-        let at = self.next;
-        self.next = at.saturating_add(self.step);
-        Some(hive.offset(&self.cell, "element", at))
+        let offset = hive.offset(&self.cell, "element", self.next);
+        self.next = if offset.is_ok() { self.next.saturating_add(self.step) } else { self.end };
+        Some(offset)
     }
 }
 

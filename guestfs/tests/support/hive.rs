@@ -200,8 +200,11 @@ fn encode(name: &str) -> (Vec<u8>, bool) {
     }
 }
 
-/// A hive with all forms of lists and data below the root, and `MountedDevices` with the given values.
-pub(crate) fn sample(devices: &[(&str, &[u8])]) -> Vec<u8> {
+/// Lengths of data in all forms: in the value, in a cell, in segments.
+pub(crate) const ALL_LENGTHS: &[usize] = &[0, 1, 4, 5, 100, 16344, 16345, 2 * 16344, 50_000];
+
+/// A hive with all forms of lists below the root, `MountedDevices` with the given values, and data of the given lengths.
+pub(crate) fn sample(devices: &[(&str, &[u8])], lengths: &[usize]) -> Vec<u8> {
     let mut hive = HiveBuilder::new();
     let empty = |hive: &mut HiveBuilder, count: usize| -> Vec<u32> {
         (0..count).map(|n| hive.key(&format!("key {n:05}"), &[], List::Lf, &[])).collect()
@@ -221,11 +224,11 @@ pub(crate) fn sample(devices: &[(&str, &[u8])]) -> Vec<u8> {
     }
     keys.push(mounted);
     let pattern = |len: usize| -> Vec<u8> { (0..len).map(|n| u8::try_from(n % 251).unwrap()).collect() };
-    let values: Vec<u32> = [0, 1, 4, 5, 100, 16344, 16345, 2 * 16344, 50_000]
-        .map(|len| hive.value(&format!("{len} bytes"), 3, &pattern(len)))
-        .into_iter()
-        .chain([hive.value("", 1, b"a\0\0\0"), hive.value("größe", 4, b"1234"), hive.value("長さ", 4, b"1234")])
-        .collect();
+    let mut values: Vec<u32> =
+        lengths.iter().map(|len| hive.value(&format!("{len} bytes"), 3, &pattern(*len))).collect();
+    for name in ["", "größe", "長さ"] {
+        values.push(hive.value(name, 4, b"1234"));
+    }
     keys.push(hive.key("values", &[], List::Lf, &values));
     let below = empty(&mut hive, 1);
     keys.push(hive.key("キー", &below, List::Li, &[]));
@@ -233,8 +236,16 @@ pub(crate) fn sample(devices: &[(&str, &[u8])]) -> Vec<u8> {
     hive.finish(root)
 }
 
-/// Everything below a key, in the form that `hivex.py dump` prints.
-pub(crate) fn tree(hive: &Hive<'_>, key: &Key) -> Result<Json, FsError> {
+/// Keys below each other that are walked at most.
+const DEEPEST: usize = 64;
+
+/// Everything below the root, in the form that `hivex.py dump` prints.
+pub(crate) fn tree(hive: &Hive<'_>) -> Result<Json, FsError> {
+    subtree(hive, &hive.root()?, DEEPEST)
+}
+
+fn subtree(hive: &Hive<'_>, key: &Key, depth: usize) -> Result<Json, FsError> {
+    let Some(depth) = depth.checked_sub(1) else { return Ok(json!("too deep")) };
     let mut values = Vec::new();
     for value in hive.values(key)?.into_iter().flatten() {
         let value = value?;
@@ -243,7 +254,7 @@ pub(crate) fn tree(hive: &Hive<'_>, key: &Key) -> Result<Json, FsError> {
     }
     let mut keys = Vec::new();
     for subkey in hive.subkeys(key)?.into_iter().flatten() {
-        keys.push(tree(hive, &subkey?)?);
+        keys.push(subtree(hive, &subkey?, depth)?);
     }
     Ok(json!([key.name, values, keys]))
 }

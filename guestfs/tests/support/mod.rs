@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "what only tests call may fail as tests do")]
 
 pub(crate) mod hive;
+pub(crate) mod system_volume;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use blockdev::{ByteLen, ByteOffset, ReadAt, ReadError};
 use guestfs::{DiskLayout, Volume};
 
 /// Whether a foreign tool is there. In CI it must be; elsewhere its absence is printed and the test skipped.
@@ -44,6 +47,29 @@ pub(crate) fn run(tool: &str, args: &[&str], folder: &Path, input: &str) -> Stri
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{tool} {args:?}: {text} {}", String::from_utf8_lossy(&output.stderr));
     text
+}
+
+/// A disk that counts how often it was read.
+pub(crate) struct Counting<D>(D, AtomicU64);
+
+impl<D> Counting<D> {
+    pub(crate) fn new(disk: D) -> Self {
+        Self(disk, AtomicU64::new(0))
+    }
+
+    pub(crate) fn reads(&self) -> u64 {
+        self.1.load(Ordering::Relaxed)
+    }
+}
+
+impl<D: ReadAt> ReadAt for Counting<D> {
+    fn size(&self) -> ByteLen {
+        self.0.size()
+    }
+    fn read_exact_at(&self, at: ByteOffset, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.read_exact_at(at, buf)
+    }
 }
 
 /// Writes bytes over others.
