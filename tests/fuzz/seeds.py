@@ -3,7 +3,8 @@
 
     seeds.py DIR    writes DIR/TARGET/NAME
 
-They are the images of tests/peers/vmdk/scenarios.py with less data, tiny ones of qemu-img, and a few chains by hand.
+They are the images of tests/peers/vmdk/scenarios.py with less data, tiny ones of qemu-img, and a few chains and registry hives
+by hand.
 """
 
 import copy
@@ -18,10 +19,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "peers" 
 
 import build
 import disk
+import hive
 import pack
 import scenarios
 
-TARGETS = ["descriptor", "flat", "hosted", "stream", "cowd", "sesparse", "chain", "check"]
+TARGETS = ["descriptor", "flat", "hosted", "stream", "cowd", "sesparse", "chain", "check", "hive"]
 # Types of extents, the target of their dialect.
 OF_TYPE = {"SPARSE": "hosted", "VMFSSPARSE": "cowd", "SESPARSE": "sesparse", "FLAT": "flat", "VMFS": "flat"}
 # Sectors of data that are left of a run.
@@ -106,6 +108,8 @@ class Seeds:
         self.add("any-name", "chain", b"\1" + text("a", "b") + text("", "c", 'RW 8 FLAT "d"') + text("", ""))
         lines = 'version=1\nCID=1\ncreateType="custom"\n' + "RW 1 ZERO\n" * 4101
         self.add("4101-extents", "descriptor", lines.encode())
+        self.add("letters", "hive", hive.small())
+        self.add("every-form", "hive", hive.full())
 
 
 def qemu(seeds, folder):
