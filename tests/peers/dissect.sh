@@ -23,8 +23,13 @@ packages=(
 # sdist NAME VERSION SHA256 FOLDER: the package, and nothing else, in the folder. pip looks into it, which takes the build
 # tools that it names; those come from PyPI too and are thrown away.
 sdist() {
+    local python=python3
+    if ! "$python" -m pip --version >/dev/null 2>&1; then
+        /usr/bin/python3 -m venv "$4/venv"
+        python=$4/venv/bin/python
+    fi
     printf 'dissect.%s==%s --hash=sha256:%s\n' "$1" "$2" "$3" >"$4/requirements.txt"
-    python3 -m pip download --quiet --disable-pip-version-check --no-deps --no-binary "dissect.$1" --require-hashes \
+    "$python" -m pip download --quiet --disable-pip-version-check --no-deps --no-binary "dissect.$1" --require-hashes \
         --dest "$4" -r "$4/requirements.txt"
 }
 
