@@ -29,7 +29,11 @@ fn contents() -> HashMap<u64, Vec<u8>> {
     let program = std::fs::read(std::env::current_exe().unwrap()).unwrap(); // machine code, and text in its symbols
     let text: Vec<u8> = include_str!("../src/unpack/lzx.rs").bytes().cycle().take(150_001).collect();
     let noise = random(100_002);
-    let mixed: Vec<u8> = text.chunks(4096).zip(noise.chunks(4096)).flat_map(|(a, b)| [a, b].concat()).collect();
+    let mixed: Vec<u8> =
+        text[..120_000].chunks(4096).zip(noise.chunks(4096)).flat_map(|(a, b)| [a, b].concat()).collect();
+    // other bytes every 10 KiB: a chunk is best packed as several blocks
+    let bright: Vec<u8> = noise.iter().map(|byte| byte & 0x1f | 0xc0).collect();
+    let changing: Vec<u8> = text.chunks(10_240).zip(bright.chunks(10_240)).flat_map(|(a, b)| [a, b].concat()).collect();
     let numbers: Vec<u8> = (0..70_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
     // calls everywhere, to before the chunk, behind the file, and in the last bytes where none are
     let calls: Vec<u8> =
@@ -38,6 +42,7 @@ fn contents() -> HashMap<u64, Vec<u8>> {
         program[..program.len().min(3_000_003)].to_vec(),
         text.clone(),
         mixed,
+        changing,
         numbers,
         calls.clone(),
         calls[..32768 + 23].to_vec(),
