@@ -42,7 +42,7 @@ fn contents() -> HashMap<u64, Vec<u8>> {
         program[..program.len().min(3_000_003)].to_vec(),
         text.clone(),
         mixed,
-        changing,
+        changing[..200_005].to_vec(),
         numbers,
         calls.clone(),
         calls[..32768 + 23].to_vec(),
