@@ -6,6 +6,7 @@ mod support;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use blockdev::{ByteLen, ByteOffset, FileDisk, ReadAt, Window};
@@ -311,8 +312,8 @@ fn wimlib_and_we_agree_on_uncompressed_blocks_made_by_hand() {
     run(WIMLIB, &["verify", "x.wim", "--quiet"], folder.path(), "");
     wim[usize::try_from(start).unwrap() + 100] ^= 1; // the judge can say no
     std::fs::write(&path, &wim).unwrap();
-    let refused = std::panic::catch_unwind(|| run(WIMLIB, &["verify", "x.wim", "--quiet"], folder.path(), ""));
-    assert!(refused.is_err());
+    let verify = Command::new(WIMLIB).args(["verify", "x.wim", "--quiet"]).current_dir(folder.path()).output().unwrap();
+    assert!(!verify.status.success());
 }
 
 /// How long something took when other programs disturbed it least.

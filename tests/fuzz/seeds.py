@@ -18,12 +18,13 @@ sys.dont_write_bytecode = True  # the source tree stays as it is
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "peers" / "vmdk"))
 
 import build
+import compressed
 import disk
 import hive
 import pack
 import scenarios
 
-TARGETS = ["descriptor", "flat", "hosted", "stream", "cowd", "sesparse", "chain", "check", "hive"]
+TARGETS = ["descriptor", "flat", "hosted", "stream", "cowd", "sesparse", "chain", "check", "hive", "lznt1", "xpress", "lzx"]
 # Types of extents, the target of their dialect.
 OF_TYPE = {"SPARSE": "hosted", "VMFSSPARSE": "cowd", "SESPARSE": "sesparse", "FLAT": "flat", "VMFS": "flat"}
 # Sectors of data that are left of a run.
@@ -110,6 +111,8 @@ class Seeds:
         self.add("4101-extents", "descriptor", lines.encode())
         self.add("letters", "hive", hive.small())
         self.add("every-form", "hive", hive.full())
+        for target, name, data in compressed.seeds():
+            self.add(name, target, data)
 
 
 def qemu(seeds, folder):

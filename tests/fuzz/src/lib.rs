@@ -1,14 +1,17 @@
-//! What the targets share: how an input is cut into files, what every image must keep to, and what it may cost.
+//! What the targets share: how an input is cut into files, what every image and every decompressor must keep to, and what that may
+//! cost.
 
 mod disk;
 mod files;
 mod input;
 mod memory;
 mod packed;
+mod unpacked;
 mod walk;
 
 pub use disk::{Dialect, disk};
 pub use files::{File, Files, Naming};
 pub use input::Input;
 pub use memory::limited;
+pub use unpacked::unpacked_twice;
 pub use walk::{Verdict, examine};
