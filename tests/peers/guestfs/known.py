@@ -1,0 +1,88 @@
+"""Differences that are known, and why they are right."""
+
+import stat
+
+FOLDER = 0x10
+NANOS = 10**9
+
+
+def reason(pair, what, a, b):
+    """Why the two may differ, or None."""
+    for rule in RULES:
+        if text := rule(pair, what, a, b):
+            return text
+    return None
+
+
+def of_side_b(rule):
+    """Rules for what ntfs-3g shows: without it there is nothing to excuse."""
+    def asked(pair, what, a, b):
+        return rule(pair, what, a, b) if pair.b and not what.endswith("by the truth") else None
+    return asked
+
+
+@of_side_b
+def unfollowed(pair, what, _a, _b):
+    if pair.b.type == stat.S_IFLNK and pair.b.target().startswith(b"unsupported reparse") and not what.startswith("xattr"):
+        return "ntfs-3g shows a reparse point that it cannot follow as a link that says so"
+
+
+@of_side_b
+def before_1970(_pair, what, a, b):
+    if what in ("mtime", "atime") and a < 0 and a <= b < a + NANOS + 100:
+        return "ntfs-3g rounds times before 1970 to a second"
+
+
+@of_side_b
+def split_streams(_pair, what, a, b):
+    if what == "streams" and isinstance(b, list) and a == sorted(set(b)):
+        return "ntfs-3g lists a stream once for each of its pieces"
+
+
+@of_side_b
+def short_names(pair, what, a, b):
+    if what == "links" and b == a + 1 and pair.b.xattr(b"system.ntfs_dos_name"):
+        return "ntfs-3g counts the short name of a long one as a link"
+
+
+@of_side_b
+def link_text(pair, what, _a, _b):
+    if what != "target":
+        return None
+    ends = pair.a.leads_to(), pair.b.leads_to()
+    if ends[0] is not None and ends[0] == ends[1]:
+        return "a link is written in another way, and leads to the same file"
+    if ends[1] is None:
+        return "a link that leads out of the volume for ntfs-3g is text for people on the other side, or leads to another volume"
+
+
+@of_side_b
+def mount_point(pair, what, _a, _b):
+    if pair.b.type == stat.S_IFLNK and pair.a.type == stat.S_IFDIR and pair.b.leads_to() is None:
+        return "a volume mounted on a folder is a link without an end for ntfs-3g"
+
+
+@of_side_b
+def special(pair, what, _a, _b):
+    types = stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK
+    if pair.b.type in types and pair.a.type == stat.S_IFREG and what == "type":
+        return "a socket, pipe or device of WSL is a file without content on the other side"
+
+
+@of_side_b
+def interix(pair, what, _a, _b):
+    if pair.b.type != stat.S_IFLNK or pair.a.type != stat.S_IFREG or what not in ("type", "size"):
+        return None
+    with open(pair.a.at, "rb") as file:
+        if file.read(8) == b"IntxLNK\1":
+            return "ntfs-3g follows its own links, which are files for everybody else"
+
+
+@of_side_b
+def folder_bit(pair, what, a, b):
+    if what == "xattr system.ntfs_attrib" and isinstance(a, bytes) and isinstance(b, bytes):
+        if int.from_bytes(a, "little") ^ int.from_bytes(b, "little") == FOLDER:
+            return "ntfs-3g sets the bit of a folder among the attributes"
+
+
+RULES = (unfollowed, before_1970, split_streams, short_names, link_text, mount_point, special, interix, folder_bit)
