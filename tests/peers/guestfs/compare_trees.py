@@ -98,7 +98,8 @@ def folder(path, options, facts):
     if len(trees) == 1:
         trees.append(named)
     for name in sorted(trees[0].keys() ^ trees[1].keys()):
-        report.add(sides.join(path, name), "only in", "A" if name in trees[0] else "B", "")
+        pair = Pair(sides.join(path, name), trees[0].get(name), trees[1].get(name), None, options)
+        tell(pair, report, "only in", "A" if pair.a else "B", "")
     for name in sorted(trees[0].keys() & trees[1].keys()):
         here = sides.join(path, name)
         other = trees[1][name] if options.b else None
@@ -107,15 +108,19 @@ def folder(path, options, facts):
     return report
 
 
+def tell(pair, report, what, one, other):
+    reason = known.reason(pair, what, one, other)
+    if reason:
+        report.known[reason] += 1
+    else:
+        report.add(pair.path, what, one, other)
+
+
 def compare(pair, report, facts):
     kind = {stat.S_IFDIR: "folders", stat.S_IFREG: "files", stat.S_IFLNK: "links"}.get(pair.a.type, "others")
     report.counts[kind] += 1
     for what, one, other in pair.differences(report, facts):
-        reason = known.reason(pair, what, one, other)
-        if reason:
-            report.known[reason] += 1
-        else:
-            report.add(pair.path, what, one, other)
+        tell(pair, report, what, one, other)
     if pair.a.type == stat.S_IFDIR and (pair.b is None or pair.b.type == stat.S_IFDIR):
         report.folders.append(pair.path)
     elif pair.a.stat.st_nlink > 1:

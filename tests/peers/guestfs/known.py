@@ -2,8 +2,14 @@
 
 import stat
 
-FOLDER = 0x10
+from truth import FOLDER, REFUSALS
+
 NANOS = 10**9
+YEAR_1902, YEAR_2446 = -68 * 365 * 86400 * NANOS, 476 * 365 * 86400 * NANOS
+
+
+def gettable(side, names):
+    return sorted({name for name in names if isinstance(side.xattr(name), bytes)})
 
 
 def reason(pair, what, a, b):
@@ -17,7 +23,8 @@ def reason(pair, what, a, b):
 def of_side_b(rule):
     """Rules for what ntfs-3g shows: without it there is nothing to excuse."""
     def asked(pair, what, a, b):
-        return rule(pair, what, a, b) if pair.b and not what.endswith("by the truth") else None
+        told = pair.a and pair.b and not what.endswith("by the truth")
+        return rule(pair, what, a, b) if told else None
     return asked
 
 
@@ -34,14 +41,14 @@ def before_1970(_pair, what, a, b):
 
 
 @of_side_b
-def split_streams(_pair, what, a, b):
-    if what == "streams" and isinstance(b, list) and a == sorted(set(b)):
-        return "ntfs-3g lists a stream once for each of its pieces"
+def split_streams(pair, what, a, b):
+    if what == "streams" and isinstance(b, list) and a == gettable(pair.b, b):
+        return "ntfs-3g lists a stream once for each of its pieces, also one that is too long for an extended attribute"
 
 
 @of_side_b
 def short_names(pair, what, a, b):
-    if what == "links" and b == a + 1 and pair.b.xattr(b"system.ntfs_dos_name"):
+    if what == "links" and abs(a - b) == 1 and (pair.b if b > a else pair.a).xattr(b"system.ntfs_dos_name"):
         return "ntfs-3g counts the short name of a long one as a link"
 
 
@@ -85,4 +92,35 @@ def folder_bit(pair, what, a, b):
             return "ntfs-3g sets the bit of a folder among the attributes"
 
 
-RULES = (unfollowed, before_1970, split_streams, short_names, link_text, mount_point, special, interix, folder_bit)
+def of_restored(rule):
+    def asked(pair, what, a, b):
+        return rule(pair, what, a, b) if pair.a and pair.options.restored else None
+    return asked
+
+
+@of_restored
+def refused(pair, what, _a, _b):
+    if what in ("content", "size", "only in") and pair.a.type == stat.S_IFREG and pair.a.digest() in REFUSALS:
+        return "what the source refuses to give is not restored"
+
+
+@of_restored
+def sockets(pair, what, _a, _b):
+    if what == "only in" and pair.a.type == stat.S_IFSOCK:
+        return "some products store no sockets"
+
+
+@of_restored
+def long_streams(pair, what, a, b):
+    if what == "streams" and isinstance(a, list) and b == gettable(pair.a, a):
+        return "no extended attribute of Linux is longer than 64 KiB"
+
+
+@of_restored
+def years(_pair, what, a, _b):
+    if what == "mtime" and not YEAR_1902 < a < YEAR_2446:
+        return "file systems of Linux have no time so long ago or so far away"
+
+
+RULES = (refused, sockets, long_streams, years, unfollowed, before_1970, split_streams, short_names, link_text, mount_point,
+         special, interix, folder_bit)
