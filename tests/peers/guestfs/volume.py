@@ -22,10 +22,15 @@ READ_ONLY, HIDDEN, SYSTEM, ARCHIVE, COMPRESSED = 1, 2, 4, 0x20, 0x800
 XATTR, WINDOWS = "streams_interface=xattr", "streams_interface=windows"
 
 
+# mtools takes names in the locale's bytes.
+ENVIRONMENT = os.environ | {"LC_ALL": "C.UTF-8", "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
+
+
 def run(*command):
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRONMENT)
     if done.returncode:
         raise RuntimeError(f"{command}: {done.returncode}: {done.stdout.decode(errors='replace')}")
+    return done.stdout.decode(errors="replace").strip()
 
 
 @contextlib.contextmanager
@@ -33,7 +38,7 @@ def mounted(image, options):
     """ntfs-3g in front of an image: answers the folder. Its process ends after the unmount, and only then all is written."""
     folder, log = tempfile.mkdtemp(), tempfile.TemporaryFile()
     command = ["ntfs-3g", "-o", f"no_detach,compression,big_writes,{options}", image, folder]
-    server = subprocess.Popen(command, stdout=log, stderr=log)
+    server = subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT)
     try:
         while not os.path.ismount(folder):
             if server.poll() is not None:
