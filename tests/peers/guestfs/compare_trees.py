@@ -2,7 +2,7 @@
 """Compares two mounted trees, and one of them with the truth of how the volume was made.
 
     compare_trees.py A B [--xattrs] [--truth FILE]      ours and ntfs-3g's
-    compare_trees.py A --truth FILE [--xattrs]          ours alone
+    compare_trees.py A --truth FILE [--xattrs]          ours alone; with --foreign ntfs-3g's alone
     compare_trees.py A B --restored                     a source and what a backup product restored
 
 Compares names, types, sizes, contents, times of change and of access, numbers of links, which names are one file, where links
@@ -174,6 +174,7 @@ def main():
     parser.add_argument("b", type=os.fsencode, nargs="?")
     parser.add_argument("--xattrs", action="store_true")
     parser.add_argument("--restored", action="store_true")
+    parser.add_argument("--foreign", action="store_true")
     parser.add_argument("--truth", type=pathlib.Path)
     options = parser.parse_args()
     if not options.b and not options.truth:

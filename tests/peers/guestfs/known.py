@@ -122,5 +122,37 @@ def years(_pair, what, a, _b):
         return "file systems of Linux have no time so long ago or so far away"
 
 
-RULES = (refused, sockets, long_streams, years, unfollowed, before_1970, split_streams, short_names, link_text, mount_point,
-         special, interix, folder_bit)
+def of_foreign(rule):
+    """A is ntfs-3g's own view, beside the truth."""
+    def asked(pair, what, a, b):
+        return rule(pair, what, a, b) if pair.a and pair.options.foreign else None
+    return asked
+
+
+@of_foreign
+def unfollowed_alone(pair, what, _a, _b):
+    if what in ("type by the truth", "link by the truth") and pair.a.type == stat.S_IFLNK:
+        if pair.a.target().startswith(b"unsupported reparse"):
+            return "ntfs-3g shows a reparse point that it cannot follow as a link that says so"
+
+
+@of_foreign
+def times_alone(_pair, what, a, b):
+    if what in ("modified by the truth", "accessed by the truth") and b < 0 and b <= a < b + NANOS + 100:
+        return "ntfs-3g rounds times before 1970 to a second"
+
+
+@of_foreign
+def short_names_alone(pair, what, a, b):
+    if what == "links by the truth" and a == b + 1 and pair.a.xattr(b"system.ntfs_dos_name"):
+        return "ntfs-3g counts the short name of a long one as a link"
+
+
+@of_foreign
+def streams_alone(pair, what, a, b):
+    if what == "streams by the truth" and isinstance(a, list) and gettable(pair.a, a) == b:
+        return "ntfs-3g lists a stream once for each of its pieces, also one that is too long for an extended attribute"
+
+
+RULES = (unfollowed_alone, times_alone, short_names_alone, streams_alone, refused, sockets, long_streams, years, unfollowed,
+         before_1970, split_streams, short_names, link_text, mount_point, special, interix, folder_bit)
