@@ -29,6 +29,9 @@
 
 mod bytes;
 mod cache;
+mod clusters;
+mod exfat;
+mod fat;
 mod filesystem;
 mod fs_error;
 mod ntfs;
@@ -42,6 +45,8 @@ pub mod unpack;
 mod volume_kind;
 
 pub use cache::{Cache, CachedDisk};
+pub use exfat::ExFat;
+pub use fat::Fat;
 pub use filesystem::{About, Case, Entry, FileId, FileKind, FileSystem, LinkTarget, Metadata, Timestamp};
 pub use fs_error::{ErrorFamily, FsError};
 pub use ntfs::Ntfs;
