@@ -117,6 +117,9 @@ impl TableReader<'_> {
         let len = table.len.saturating_sub(self.at).min(WINDOW.saturating_add(3));
         self.window.clear();
         self.window.resize(usize::try_from(len).unwrap_or(0), 0); // at most WINDOW and 3
+        if len == 0 {
+            return Ok(());
+        }
         let at = ByteOffset(table.start.saturating_add(self.at));
         let result = table.disk.read_exact_at(at, &mut self.window);
         result.map_err(|source| FsError::Read { what: format!("the FAT at byte {at}"), source })

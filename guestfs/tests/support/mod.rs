@@ -4,6 +4,10 @@
 
 pub(crate) mod hive;
 pub(crate) mod system_volume;
+pub(crate) mod tree;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -32,6 +36,15 @@ pub(crate) fn peer(path: &str) -> Option<PathBuf> {
         eprintln!("skipped: {path} is not below STILLFRAME_PEERS");
     }
     found
+/// A file or folder below the one that `STILLFRAME_PEERS` names. Absent, it counts as a tool does.
+pub(crate) fn peer(relative: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("STILLFRAME_PEERS").map(|folder| PathBuf::from(folder).join(relative));
+    let path = path.filter(|path| path.exists());
+    if path.is_none() {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{relative} is missing, and CI must have it");
+        eprintln!("skipped: there is no {relative} below STILLFRAME_PEERS");
+    }
+    path
 }
 
 /// Runs a tool with `input` on its standard input; answers its standard output.
