@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use fatfs::{Date, DateTime, Dir, FsOptions, Time};
 use guestfs::{Case, Fat, FileSystem, VolumeKind};
-use support::tree::{Seen, Tree, assert_same, fragmented, image, listed, ours, pattern, read, sleuth_kit};
+use support::tree::{Seen, Tree, assert_same, collect, fragmented, image, listed, ours, pattern, read, sleuth_kit};
 use support::{has, run};
 use tempfile::TempDir;
 
@@ -128,21 +128,6 @@ fn mtools(folder: &Path) -> Tree {
         }
     }
     tree
-}
-
-fn collect(folder: &Path, path: &str, tree: &mut Tree) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let entry = entry.unwrap();
-        let path = format!("{path}/{}", entry.file_name().to_str().unwrap());
-        let metadata = entry.metadata().unwrap();
-        let modified = metadata.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-        let bytes = if metadata.is_dir() { Vec::new() } else { std::fs::read(entry.path()).unwrap() };
-        let modified = i64::try_from(modified).unwrap();
-        tree.insert(path.clone(), Seen { folder: metadata.is_dir(), bytes, modified, ..Seen::default() });
-        if metadata.is_dir() {
-            collect(&entry.path(), &path, tree);
-        }
-    }
 }
 
 /// What two readers both know; times of folders are not kept by copies.

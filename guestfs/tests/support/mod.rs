@@ -3,11 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "what only tests call may fail as tests do")]
 
 pub(crate) mod hive;
+pub(crate) mod mounted;
 pub(crate) mod system_volume;
 pub(crate) mod tree;
-
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -27,15 +25,6 @@ pub(crate) fn has(tool: &str) -> bool {
     false
 }
 
-/// A file among the peers, which `STILLFRAME_PEERS` names. In CI it must be there; elsewhere its absence is printed.
-pub(crate) fn peer(path: &str) -> Option<PathBuf> {
-    let found =
-        std::env::var_os("STILLFRAME_PEERS").map(|peers| PathBuf::from(peers).join(path)).filter(|file| file.is_file());
-    assert!(found.is_some() || std::env::var("CI").as_deref() != Ok("true"), "{path} is missing, and CI must have it");
-    if found.is_none() {
-        eprintln!("skipped: {path} is not below STILLFRAME_PEERS");
-    }
-    found
 /// A file or folder below the one that `STILLFRAME_PEERS` names. Absent, it counts as a tool does.
 pub(crate) fn peer(relative: &str) -> Option<PathBuf> {
     let path = std::env::var_os("STILLFRAME_PEERS").map(|folder| PathBuf::from(folder).join(relative));

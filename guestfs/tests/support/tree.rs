@@ -127,6 +127,22 @@ pub(crate) fn sleuth_kit(image: &Path) -> Tree {
     tree
 }
 
+/// Files of a folder of this machine.
+pub(crate) fn collect(folder: &Path, path: &str, tree: &mut Tree) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let path = format!("{path}/{}", entry.file_name().to_str().unwrap());
+        let metadata = entry.metadata().unwrap();
+        let modified = metadata.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let bytes = if metadata.is_dir() { Vec::new() } else { std::fs::read(entry.path()).unwrap() };
+        let modified = i64::try_from(modified).unwrap();
+        tree.insert(path.clone(), Seen { folder: metadata.is_dir(), bytes, modified, ..Seen::default() });
+        if metadata.is_dir() {
+            collect(&entry.path(), &path, tree);
+        }
+    }
+}
+
 /// Compares trees path by path, so that a difference is readable.
 pub(crate) fn assert_same(ours: &Tree, theirs: &Tree, fields: impl Fn(&Seen) -> Seen) {
     assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
