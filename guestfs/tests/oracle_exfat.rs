@@ -1,4 +1,5 @@
 //! exFAT volumes by foreign tools: what is in them is what exfat-fuse and The Sleuth Kit find there, and fsck.exfat has no complaint.
+#![allow(clippy::unwrap_used, reason = "what only tests call may fail as tests do")]
 
 mod support;
 
