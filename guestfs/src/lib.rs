@@ -34,10 +34,10 @@ mod exfat;
 mod fat;
 mod filesystem;
 mod fs_error;
-mod ntfs;
-mod open;
 mod hive;
 mod letters;
+mod ntfs;
+mod open;
 mod partition;
 // No part of the face: hidden, and public only for fuzz targets and measurements.
 #[doc(hidden)]
@@ -49,10 +49,10 @@ pub use exfat::ExFat;
 pub use fat::Fat;
 pub use filesystem::{About, Case, Entry, FileId, FileKind, FileSystem, LinkTarget, Metadata, Timestamp};
 pub use fs_error::{ErrorFamily, FsError};
-pub use ntfs::Ntfs;
-pub use open::{is_readable, open_volume};
 pub use hive::{Hive, Key, Subkeys, Value, Values};
 pub use letters::{Letter, Letters, MountedDevices, Origin, Place, VolumeToLetter, letters};
+pub use ntfs::Ntfs;
+pub use open::{is_readable, open_volume};
 pub use partition::{
     DiskLayout, PartitionError, PartitionType, Piece, SectorSize, TableKind, Volume, Warning, volumes, volumes_with,
 };

@@ -2,9 +2,9 @@
 #![allow(dead_code, reason = "each test file uses a part of this")]
 #![allow(clippy::unwrap_used, reason = "what only tests call may fail as tests do")]
 
-pub(crate) mod hive;
 pub(crate) mod exfat_image;
 pub(crate) mod fat_image;
+pub(crate) mod hive;
 pub(crate) mod mounted;
 pub(crate) mod system_volume;
 pub(crate) mod tree;
