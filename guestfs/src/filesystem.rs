@@ -109,6 +109,15 @@ pub enum LinkTarget {
     Outside(String),
 }
 
+/// An alternate stream of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// Its name, in the form of [`Entry::name`].
+    pub name: Vec<u8>,
+    /// Its length.
+    pub size: ByteLen,
+}
+
 /// What is known of a volume as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -173,7 +182,16 @@ pub trait FileSystem: Send + Sync {
     /// See [`FsError`]; [`FsError::NotALink`] for all else.
     fn link_target(&self, link: FileId) -> Result<LinkTarget, FsError>;
 
-    /// The names of extended attributes that listings show.
+    /// The alternate streams of a file. Each is a file by the name `name:stream`, see [`find`](Self::find).
+    ///
+    /// # Errors
+    /// See [`FsError`].
+    fn streams(&self, file: FileId) -> Result<Vec<Stream>, FsError> {
+        let _ = file;
+        Ok(Vec::new())
+    }
+
+    /// The names of extended attributes that listings show: only such that Linux can hand out, so no value beyond 64 KiB.
     ///
     /// # Errors
     /// See [`FsError`].

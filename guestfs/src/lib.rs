@@ -47,7 +47,7 @@ mod volume_kind;
 pub use cache::{Cache, CachedDisk};
 pub use exfat::ExFat;
 pub use fat::Fat;
-pub use filesystem::{About, Case, Entry, FileId, FileKind, FileSystem, LinkTarget, Metadata, Timestamp};
+pub use filesystem::{About, Case, Entry, FileId, FileKind, FileSystem, LinkTarget, Metadata, Stream, Timestamp};
 pub use fs_error::{ErrorFamily, FsError};
 pub use hive::{Hive, Key, Subkeys, Value, Values};
 pub use letters::{Letter, Letters, MountedDevices, Origin, Place, VolumeToLetter, letters};
