@@ -3,27 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "what only tests call may fail as tests do")]
 
 mod support;
+#[path = "support/wim.rs"]
+mod wim;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use blockdev::{ByteLen, ByteOffset, FileDisk, ReadAt, Window};
+use blockdev::{ByteLen, ByteOffset, ReadAt};
 use guestfs::unpack::lzx::{self, Blocks};
-use guestfs::unpack::wof::{Algorithm, WofReader};
 use support::{has, put, run};
-
-const WIMLIB: &str = "wimlib-imagex";
-/// wimlib's settings and ours: each algorithm, and LZX at levels that choose blocks differently.
-const PACKINGS: [(&str, &str, Algorithm); 6] = [
-    ("XPRESS", "4096", Algorithm::Xpress4k),
-    ("XPRESS", "8192", Algorithm::Xpress8k),
-    ("XPRESS:90", "16384", Algorithm::Xpress16k),
-    ("LZX:20", "32768", Algorithm::Lzx),
-    ("LZX", "32768", Algorithm::Lzx),
-    ("LZX:100", "32768", Algorithm::Lzx),
-];
+use wim::{PACKINGS, Resource, WIMLIB, capture, reader, resources};
 
 /// Files of every kind, each of another length: that is how they are known again in a WIM file.
 fn contents() -> HashMap<u64, Vec<u8>> {
@@ -70,46 +59,6 @@ fn random(len: usize) -> Vec<u8> {
         state.to_le_bytes()[6]
     };
     (0..len).map(|_| next()).collect()
-}
-
-/// A compressed resource of a WIM file.
-struct Resource {
-    /// Where its entry is in the file.
-    entry: usize,
-    start: u64,
-    packed: u64,
-    plain: u64,
-}
-
-/// The compressed resources of a WIM file, but for the metadata of its image. Headers: wimlib's `docs`, and the WIM white paper.
-fn resources(wim: &[u8]) -> Vec<Resource> {
-    assert_eq!(wim[..8], *b"MSWIM\0\0\0");
-    let number = |at: usize| u64::from_le_bytes(wim[at..at + 8].try_into().unwrap());
-    let entry = |at: usize| {
-        let (packed, flags) = (number(at) & 0xff_ffff_ffff_ffff, wim[at + 7]);
-        (Resource { entry: at, start: number(at + 8), packed, plain: number(at + 16) }, flags)
-    };
-    let (table, _) = entry(48);
-    let (start, len) = (usize::try_from(table.start).unwrap(), usize::try_from(table.packed).unwrap());
-    let entries = (start..start + len).step_by(50).map(entry);
-    entries.filter(|(_, flags)| flags & 0x06 == 0x04).map(|(resource, _)| resource).collect()
-}
-
-/// Has wimlib put `files` into a WIM file.
-fn capture(folder: &Path, files: &HashMap<u64, Vec<u8>>, compress: &str, chunk: &str) -> PathBuf {
-    std::fs::create_dir_all(folder.join("files")).unwrap();
-    for (len, bytes) in files {
-        std::fs::write(folder.join("files").join(len.to_string()), bytes).unwrap();
-    }
-    let (compress, chunk) = (format!("--compress={compress}"), format!("--chunk-size={chunk}"));
-    run(WIMLIB, &["capture", "files", "x.wim", &compress, &chunk, "--quiet", "--threads=1"], folder, "");
-    folder.join("x.wim")
-}
-
-fn reader(wim: &Path, resource: &Resource, algorithm: Algorithm) -> WofReader<Window<FileDisk>> {
-    let disk = FileDisk::open(wim).unwrap();
-    let stream = Window::new(disk, ByteOffset(resource.start), ByteLen(resource.packed)).unwrap();
-    WofReader::new(stream, ByteLen(resource.plain), algorithm, format!("{}", resource.plain)).unwrap()
 }
 
 fn read(reader: &dyn ReadAt, at: u64, len: u64) -> Vec<u8> {
@@ -314,35 +263,4 @@ fn wimlib_and_we_agree_on_uncompressed_blocks_made_by_hand() {
     std::fs::write(&path, &wim).unwrap();
     let verify = Command::new(WIMLIB).args(["verify", "x.wim", "--quiet"]).current_dir(folder.path()).output().unwrap();
     assert!(!verify.status.success());
-}
-
-/// How long something took when other programs disturbed it least.
-fn best_of(rounds: u32, mut work: impl FnMut()) -> Duration {
-    let mut timed = || {
-        let start = Instant::now();
-        work();
-        start.elapsed()
-    };
-    (0..rounds).map(|_| timed()).min().unwrap()
-}
-
-#[test]
-#[ignore = "measures: cargo test --release -p guestfs --test oracle_wim -- --ignored --nocapture"]
-fn speed_of_xpress_and_lzx() {
-    let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
-    let files = HashMap::from([(ByteLen::of(&program).0, program)]);
-    for (compress, chunk, algorithm) in PACKINGS {
-        let folder = tempfile::tempdir().unwrap();
-        let wim = capture(folder.path(), &files, compress, chunk);
-        let resource = &resources(&std::fs::read(&wim).unwrap())[0];
-        let reader = reader(&wim, resource, algorithm);
-        let rate = |time: Duration| f64::from(u32::try_from(resource.plain).unwrap()) / time.as_secs_f64() / 1e6;
-        let mut plain = read(&reader, 0, resource.plain);
-        let ours = best_of(40, || reader.read_exact_at(ByteOffset(0), &mut plain).unwrap());
-        let theirs = best_of(5, || _ = run(WIMLIB, &["verify", "x.wim", "--quiet"], folder.path(), ""));
-        let (ours, theirs) = (rate(ours), rate(theirs));
-        println!(
-            "{compress:9} {chunk:>5}: {ours:.0} MB/s; wimlib-imagex verify, with SHA-1 and start: {theirs:.0} MB/s"
-        );
-    }
 }

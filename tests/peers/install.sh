@@ -23,6 +23,7 @@ guest_log_slots=1024
 judges=(
     libvmdk-utils                       # VMDKs: vmdkinfo
     ntfs-3g dosfstools mtools e2fsprogs # file systems: ntfsinfo, ntfscat, fsck.fat, mdir, e2fsck, debugfs
+    wimtools attr                       # what NTFS compresses: wimlib-imagex; setfattr, which has ntfs-3g compress
     fdisk gdisk                         # partition tables: sfdisk, sgdisk
     exfatprogs xfsprogs btrfs-progs     # volumes to be recognised
     exfat-fuse fuse3 attr               # file systems that are mounted, and their extended attributes
