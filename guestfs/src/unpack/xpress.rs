@@ -136,6 +136,28 @@ mod tests {
     }
 
     #[test]
+    fn the_examples_of_the_specification_are_unpacked() {
+        // [MS-XCA] section 3.2
+        let chunk = |lengths: &[(usize, &[u8])], bits: &[u8]| {
+            let mut chunk = vec![0; LENGTHS_LEN];
+            for (at, lengths) in lengths {
+                chunk.splice(*at..*at + lengths.len(), lengths.iter().copied());
+            }
+            chunk.extend(bits);
+            chunk
+        };
+        let lengths = [0x50, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x45, 0x44, 0x04];
+        let bits = [
+            0xd8, 0x52, 0x3e, 0xd7, 0x94, 0x11, 0x5b, 0xe9, 0x19, 0x5f, 0xf9, 0xd6, 0x7c, 0xdf, 0x8d, 0x04, 0, 0, 0, 0,
+        ];
+        let alphabet = chunk(&[(0x30, &lengths), (0x80, &[0x04])], &bits);
+        assert_eq!(unpack(&alphabet, 26).unwrap(), b"abcdefghijklmnopqrstuvwxyz");
+        let lengths: [(usize, &[u8]); 3] = [(0x30, &[0x30, 0x23]), (0x80, &[0x02]), (0x8f, &[0x20])];
+        let abc = chunk(&lengths, &[0xa8, 0xdc, 0x00, 0x00, 0xff, 0x26, 0x01]);
+        assert_eq!(unpack(&abc, 300).unwrap(), b"abc".repeat(100));
+    }
+
+    #[test]
     fn long_lengths_are_read_from_one_three_and_seven_bytes() {
         for (len, length) in [(18, &[0][..]), (272, &[254]), (274, &[255, 15, 1]), (303, &[255, 44, 1])] {
             let chunk = abc(length);
