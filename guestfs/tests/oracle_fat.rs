@@ -95,10 +95,10 @@ fn fill(path: &Path, cluster: usize) {
         deep = deep.open_dir(&format!("Ebene {level} – ein Ordner mit langem Namen")).unwrap();
     }
     let many = root.open_dir("many").unwrap();
-    for number in 0..150 {
+    for number in 0..60 {
         write(&many, &format!("file number {number} with a name of several entries"), &pattern(number, 10), 5);
     }
-    for number in (0..150).step_by(3) {
+    for number in (0..60).step_by(3) {
         many.remove(&format!("file number {number} with a name of several entries")).unwrap();
     }
     let mut pair = [root.create_file("one of two").unwrap(), root.create_file("two of two").unwrap()];
@@ -177,9 +177,7 @@ fn parents_are_found_by_a_reader_that_has_listed_nothing() {
     let volume = Fat::open(image(&path)).unwrap();
     let mut place = volume.root();
     let mut way = vec![place];
-    while let Some(next) =
-        listed(&volume, place, 0).into_iter().filter(|e| e.kind == guestfs::FileKind::Folder).next_back()
-    {
+    while let Some(next) = listed(&volume, place, 0).into_iter().rfind(|e| e.kind == guestfs::FileKind::Folder) {
         place = next.file;
         way.push(place);
     }

@@ -7,6 +7,7 @@ mod input;
 mod memory;
 mod packed;
 mod unpacked;
+mod volume;
 mod walk;
 
 pub use disk::{Dialect, disk};
@@ -14,4 +15,5 @@ pub use files::{File, Files, Naming};
 pub use input::Input;
 pub use memory::limited;
 pub use unpacked::unpacked_twice;
+pub use volume::{Open, first_file, walk_volume};
 pub use walk::{Verdict, examine};
