@@ -104,6 +104,16 @@ fn a_hive_that_was_cut_short_is_read_as_far_as_it_goes() {
     assert_eq!(notes(&bytes), [""; 0]); // room behind the bins means nothing
 }
 
+#[test]
+fn cells_behind_the_end_that_the_header_knows_count_in_a_dirty_hive_only() {
+    let mut bytes = hive(|hive| (Vec::new(), vec![hive.value("large", 3, &[7; 9000])]));
+    put(&mut bytes, 0x28, &4096u32.to_le_bytes()); // the root lies behind that
+    assert_eq!(with(&bytes, |hive| hive.root().map(|key| key.name)).unwrap(), "ROOT");
+    seal(&mut bytes);
+    let error = with(&bytes, |hive| hive.root().map(|key| key.name)).unwrap_err();
+    assert!(matches!(error, FsError::Corrupt { field: "cell offset", .. }), "{error}");
+}
+
 // ---- names ----
 
 #[test]

@@ -3,9 +3,11 @@
 
 mod support;
 
-use blockdev::ByteOffset;
-use guestfs::{FileSystem, Letters, Origin, PartitionType, TableKind, VolumeKind, VolumeToLetter, letters};
-use support::hive::sample;
+use blockdev::{ByteOffset, MemDisk};
+use guestfs::{
+    FileSystem, Letters, MountedDevices, Origin, PartitionType, TableKind, VolumeKind, VolumeToLetter, letters,
+};
+use support::hive::{HiveBuilder, List, sample};
 use support::system_volume::SystemVolume;
 use uuid::{Uuid, uuid};
 
@@ -134,9 +136,14 @@ fn of_two_systems_the_one_whose_own_volume_is_c_holds() {
     let (first, second) = (SystemVolume::new(XP, Some(first)), SystemVolume::new(XP, Some(second)));
     let found = letters(&[mbr(7, 512, Some(&first)), mbr(7, 1024, Some(&second))]);
     assert_eq!(text(&found), "EC");
-    let mut guids: Vec<_> = found.guids.into_iter().collect();
-    guids.sort();
-    assert_eq!(guids, [(GUID, 0), (OTHER, 0), (DATA, 1)]);
+    let guids = |found: &Letters| {
+        let mut guids: Vec<_> = found.guids.iter().map(|(guid, volume)| (*guid, *volume)).collect();
+        guids.sort();
+        guids
+    };
+    assert_eq!(guids(&found), [(GUID, 0), (OTHER, 0), (DATA, 1)]);
+    let turned = letters(&[mbr(7, 1024, Some(&second)), mbr(7, 512, Some(&first))]);
+    assert_eq!((text(&turned).as_str(), guids(&turned)), ("CE", vec![(GUID, 1), (OTHER, 1), (DATA, 0)]));
     let path = "the registry hive Windows/System32/config/SYSTEM";
     let note = format!(
         "{path} of volume 1 gives other letters than {path} of volume 2, which hold: the machine has two systems"
@@ -215,6 +222,25 @@ fn a_broken_value_costs_its_own_letter_only() {
         "{:?}",
         found.notes
     );
+}
+
+#[test]
+fn many_broken_values_are_few_notes() {
+    let mut builder = HiveBuilder::new();
+    let values: Vec<u32> = (0..150).map(|n| builder.cell(&[n; 0x14])).collect();
+    let key = builder.key("mounteddevices", &[], List::Lf, &values);
+    let root = builder.key("ROOT", &[key], List::Lf, &[]);
+    let mounted = MountedDevices::read(&MemDisk::new(builder.finish(root))).unwrap();
+    assert_eq!(mounted.notes.len(), 101);
+    assert_eq!(mounted.notes[100], "50 more of this kind");
+}
+
+#[test]
+fn a_letter_that_stands_twice_is_noted() {
+    let files = SystemVolume::new(XP, Some(hive(&[("c", at(7, 512)), ("C", at(7, 1024))])));
+    let found = letters(&[mbr(7, 512, Some(&files)), mbr(7, 1024, None)]);
+    assert_eq!(text(&found), "C-");
+    assert!(found.notes[0].ends_with("C: stands twice in MountedDevices: the first holds"), "{:?}", found.notes);
 }
 
 #[test]

@@ -31,6 +31,7 @@ mod tests {
         assert!(same("MountedDevices", "mOUNTEDdEVICES"));
         assert!(same("größe", "GRÖßE"));
         assert!(!same("größe", "GRÖSSE"));
+        assert!(!same("größe", "GRÖSE"));
         assert!(!same("a", "ab"));
     }
 
