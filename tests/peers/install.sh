@@ -24,10 +24,10 @@ judges=(
     libvmdk-utils                       # VMDKs: vmdkinfo
     ntfs-3g dosfstools mtools e2fsprogs # file systems: ntfsinfo, ntfscat, fsck.fat, mdir, e2fsck, debugfs
     wimtools attr                       # what NTFS compresses: wimlib-imagex; setfattr, which has ntfs-3g compress
+    sleuthkit                           # a third reader of FAT and exFAT: fls, icat, istat
     fdisk gdisk                         # partition tables: sfdisk, sgdisk
     exfatprogs xfsprogs btrfs-progs     # volumes to be recognised
-    exfat-fuse fuse3 attr               # file systems that are mounted, and their extended attributes
-    wimtools                            # wimlib-imagex compresses files as CompactOS does
+    exfat-fuse fuse3                    # file systems that are mounted
     python3-hivex                       # registry hives
 )
 # What the boot fixture is put together with.
@@ -75,6 +75,11 @@ vmdk() {
     venv vmdk dissect.hypervisor.disk.vmdk,pyvmdk
 }
 
+# Samples that other readers are tested with; nothing of them is ours to give away.
+dissect() {
+    "$here/dissect.sh" "$peers"
+}
+
 linux() {
     local log=$peers/guest.log
     (cd "$top" && cargo run --quiet --locked -p lab --example guestlog -- "$guest_log_slots") >"$log.new"
@@ -98,7 +103,7 @@ if [ "$(dpkg --print-architecture 2>/dev/null)" != amd64 ]; then
     exit 1
 fi
 export PATH=$PATH:/usr/sbin:/sbin
-if [ $# -eq 0 ]; then set -- packages fuzz govmomi pyvmomi vmdk linux; fi
+if [ $# -eq 0 ]; then set -- packages fuzz govmomi pyvmomi vmdk dissect linux; fi
 for part in "$@"; do
     echo "peers: $part"
     $part
