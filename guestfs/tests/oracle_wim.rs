@@ -123,6 +123,8 @@ fn both_kinds_of_compressed_blocks_and_chunks_of_several_blocks_are_among_what_w
         for (packed, plain) in chunks(&wim, &resource, 32768) {
             if packed.len() < plain {
                 let blocks = lzx::decompress(&packed, &mut vec![0; plain]).unwrap();
+                let cut = lzx::decompress(&packed[..packed.len() - 4], &mut vec![0; plain]);
+                assert!(cut.is_err(), "the last unit is padding at most, so bits are missing");
                 all.verbatim += blocks.verbatim;
                 all.aligned += blocks.aligned;
                 several += u32::from(blocks.verbatim + blocks.aligned > 1);
