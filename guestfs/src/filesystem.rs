@@ -134,6 +134,14 @@ pub struct About {
     pub notes: Vec<String>,
 }
 
+impl About {
+    /// A volume of which nothing more is known. File systems of other crates begin with this.
+    #[must_use]
+    pub const fn new(kind: VolumeKind, cluster: ByteLen) -> Self {
+        Self { kind, label: None, serial: 0, cluster, notes: Vec::new() }
+    }
+}
+
 /// A file system that can be read, by any number of threads.
 ///
 /// Files are named by [`FileId`]; no path is ever resolved here. Nothing is kept per file between calls but what a bounded cache
