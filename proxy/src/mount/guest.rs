@@ -19,8 +19,6 @@ pub struct GuestVolume {
     pub kind: VolumeKind,
     /// Its length.
     pub size: ByteLen,
-    /// Where it begins on its disk, in bytes.
-    pub start: u64,
     /// By which GUIDs the guest knows it.
     pub guids: Vec<Uuid>,
     /// Its file system, or why it cannot be read.

@@ -3,44 +3,47 @@
 use std::sync::Arc;
 
 use blockdev::{ByteLen, ReadAt};
-use guestfs::{Cache, CachedDisk, FileSystem, FsError, VolumeKind};
+use guestfs::{Cache, CachedDisk, FileSystem, Origin, TableKind, VolumeToLetter};
 
 use super::errors::whole_text;
-use super::guest::{Guest, GuestVolume};
+use super::guest::{Guest, GuestVolume, Letter};
 use crate::error::{Error, Family, Result};
 
 /// Memory for what describes files, of all volumes of a mount together.
 pub const CACHE: ByteLen = ByteLen(8 << 20);
 
-/// Finds the volumes of all disks, in their order, and opens those that can be read. What is damaged is a note, and no failure.
+/// Finds the volumes of all disks, in their order, opens those that can be read, and asks the guest what it calls them. What is damaged is a
+/// note, and no failure.
 #[must_use]
 pub fn open(disks: Vec<(String, Arc<dyn ReadAt>)>, cache: &Arc<Cache>) -> Guest {
     let mut guest = Guest::default();
+    let mut found = Vec::new();
     for (name, disk) in disks {
         let cached = CachedDisk::new(Arc::clone(&disk), Arc::clone(cache));
-        match guestfs::volumes(&cached) {
-            Ok(layout) => {
-                let warnings = layout.warnings.iter().map(|warning| format!("{name}: {}", whole_text(warning)));
-                guest.notes.extend(warnings);
-                let whole = layout.table == guestfs::TableKind::None;
-                for volume in &layout.volumes {
-                    let number = u32::try_from(guest.volumes.len()).unwrap_or(u32::MAX).saturating_add(1);
-                    guest.volumes.push(GuestVolume {
-                        number,
-                        disk: name.clone(),
-                        partition: (!whole).then_some(volume.index),
-                        kind: volume.kind,
-                        size: volume.len,
-                        start: volume.start.0,
-                        guids: volume.guid.into_iter().collect(),
-                        content: open_one(volume, &disk, cache),
-                    });
-                }
+        let layout = match guestfs::volumes(&cached) {
+            Ok(layout) => layout,
+            Err(error) => {
+                guest.notes.push(format!("{name}: no partition can be found: {}", whole_text(&error)));
+                continue;
             }
-            Err(error) => guest.notes.push(format!("{name}: no partition can be found: {}", whole_text(&error))),
+        };
+        let warnings = layout.warnings.iter().map(|warning| format!("{name}: {}", whole_text(warning)));
+        guest.notes.extend(warnings);
+        for volume in layout.volumes {
+            let number = u32::try_from(guest.volumes.len()).unwrap_or(u32::MAX).saturating_add(1);
+            guest.volumes.push(GuestVolume {
+                number,
+                disk: name.clone(),
+                partition: (layout.table != TableKind::None).then_some(volume.index),
+                kind: volume.kind,
+                size: volume.len,
+                guids: volume.guid.into_iter().collect(),
+                content: open_one(&volume, &disk, cache),
+            });
+            found.push((layout.table, volume));
         }
     }
-    // Drive letters: `guest.letters` and the GUIDs of MBR volumes come from the registry of the guest (guestfs::letters).
+    name_volumes(&mut guest, &found);
     guest
 }
 
@@ -51,12 +54,40 @@ fn open_one(
 ) -> std::result::Result<Arc<dyn FileSystem>, String> {
     let window = volume.window(Arc::clone(disk)).map_err(|e| whole_text(&e))?;
     let cached = Arc::new(CachedDisk::new(Arc::new(window), Arc::clone(cache)));
-    open_volume(volume.kind, &cached).map_err(|e| whole_text(&e))
+    guestfs::open_volume(volume.kind, cached).map_err(|e| whole_text(&e))
 }
 
-/// The reader of a kind of volume: the one place that knows which there are.
-fn open_volume(kind: VolumeKind, _volume: &Arc<CachedDisk>) -> std::result::Result<Arc<dyn FileSystem>, FsError> {
-    Err(FsError::Unsupported { what: format!("a volume of type {kind}"), why: "this version has no reader for it" })
+/// Gives the volumes the letters and GUIDs by which the guest knows them. `found` is where each lies, in their order.
+fn name_volumes(guest: &mut Guest, found: &[(TableKind, guestfs::Volume)]) {
+    let readable = guest.volumes.iter().map(|volume| volume.content.as_deref().ok());
+    let asked: Vec<VolumeToLetter<'_>> = found
+        .iter()
+        .zip(readable)
+        .map(|((table, volume), files)| VolumeToLetter {
+            table: *table,
+            table_type: volume.table_type,
+            start: volume.start,
+            guid: volume.guid,
+            kind: volume.kind,
+            files,
+        })
+        .collect();
+    let named = guestfs::letters(&asked);
+    guest.notes.extend(named.notes);
+    for (volume, letter) in guest.volumes.iter().zip(named.letters) {
+        if let Some(guestfs::Letter { letter, origin }) = letter {
+            let source = match origin {
+                Origin::Hive { volume, path } => format!("from the registry on volume {}: {path}", volume + 1),
+                Origin::Assumed => "assumed: the guest has no registry that says it".to_owned(),
+            };
+            guest.letters.insert(letter, Letter { volume: volume.number, source });
+        }
+    }
+    for (guid, index) in named.guids {
+        if let Some(volume) = guest.volumes.get_mut(index) {
+            volume.guids.push(guid);
+        }
+    }
 }
 
 /// Something can be read; else it is an error that says why nothing can.

@@ -43,7 +43,6 @@ fn guest(volumes: Vec<Option<Memory>>, letters: &[(char, u32)]) -> Guest {
         partition: Some(number),
         kind: VolumeKind::Ntfs,
         size: ByteLen(1 << 30),
-        start: 0,
         guids: vec![guid(number)],
         content: match content {
             Some(memory) => Ok(Arc::new(memory) as Arc<dyn FileSystem>),
