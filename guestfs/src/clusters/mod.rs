@@ -2,6 +2,7 @@
 //! times of DOS.
 
 mod content;
+mod index;
 mod names;
 mod owners;
 mod runs;
@@ -11,6 +12,7 @@ mod table;
 mod times;
 
 pub(crate) use content::Content;
+pub(crate) use index::{Index, Indexes};
 pub(crate) use names::{fold, presented, upper, wtf8};
 pub(crate) use owners::{Folder, Owners};
 pub(crate) use runs::Runs;

@@ -14,8 +14,8 @@ use self::boot::Boot;
 use self::entries::{FILE, LABEL, Set, UP_CASE};
 use self::upcase::UpCase;
 use crate::clusters::{
-    Content, Folder, Needs, Owners, ROOT, Runs, SLOT, Slot, Slots, Space, Table, Width, called, corrupt, fold, id_at,
-    kind_of, not_found, number, place_of, root_metadata, u8_at, u16_at, u32_at, wtf8, xattr,
+    Content, Folder, Index, Indexes, Needs, Owners, ROOT, Runs, SLOT, Slot, Slots, Space, Table, Width, called,
+    corrupt, fold, id_at, kind_of, not_found, number, place_of, root_metadata, u8_at, u16_at, u32_at, wtf8, xattr,
 };
 use crate::{About, CachedDisk, Case, Entry, FileId, FileSystem, FsError, LinkTarget, Metadata, VolumeKind};
 
@@ -33,6 +33,7 @@ pub struct ExFat {
     up_case: UpCase,
     about: About,
     owners: Owners,
+    indexes: Indexes,
 }
 
 impl ExFat {
@@ -68,7 +69,7 @@ impl ExFat {
             about.notes.push("the up-case table is damaged: names are compared by the rules of Unicode".to_owned());
             UpCase::standard()
         });
-        Ok(Self { space, root, up_case, about, owners: Owners::default() })
+        Ok(Self { space, root, up_case, about, owners: Owners::default(), indexes: Indexes::default() })
     }
 
     fn disk(&self) -> &CachedDisk {
@@ -130,6 +131,48 @@ impl ExFat {
             return Err(corrupt(called(folder), "DataLength", set.len, "at most 256 MiB for a folder"));
         }
         self.runs(&set, &called(folder))
+    }
+
+    /// The units of a name in the upper case of the volume.
+    fn folded(&self, name: &[u8]) -> Option<Vec<u16>> {
+        fold(name, |unit| self.up_case.upper(unit))
+    }
+
+    /// The names of a folder, or `None` if it has too many to be kept.
+    fn index(&self, folder: FileId) -> Result<Option<Arc<Index>>, FsError> {
+        let (mut index, mut room) = (Index::default(), true);
+        let (runs, damage) = self.each(folder, 0, &mut |file, _, set| {
+            let folded = self.folded(&set.name);
+            room = index.add(set.name, folded, file);
+            if room { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        runs?;
+        if !room {
+            return Ok(None);
+        }
+        index.damaged = damage.is_some();
+        let index = Arc::new(index);
+        self.indexes.put(folder, &index);
+        Ok(Some(index))
+    }
+
+    /// Looks for a name in a folder, entry by entry.
+    fn search(&self, folder: FileId, name: &[u8], case: Case) -> Result<Option<FileId>, FsError> {
+        let wanted = self.folded(name);
+        let mut found = None;
+        let (runs, damage) = self.each(folder, 0, &mut |file, _, set| {
+            let same = match case {
+                Case::Exact => set.name == name,
+                Case::Ignored => wanted.is_some() && self.folded(&set.name) == wanted,
+            };
+            if same {
+                found = Some(file);
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        runs?;
+        damage.map_or(Ok(found), Err)
     }
 
     /// Hands the files of a folder to `each`, from entry `from` on. Damage comes last.
@@ -237,22 +280,17 @@ impl FileSystem for ExFat {
     }
 
     fn find(&self, folder: FileId, name: &[u8], case: Case) -> Result<Option<FileId>, FsError> {
-        let folded = |name: &[u8]| fold(name, |unit| self.up_case.upper(unit));
-        let wanted = folded(name);
-        let mut found = None;
-        let (runs, damage) = self.each(folder, 0, &mut |file, _, set| {
-            let same = match case {
-                Case::Exact => set.name == name,
-                Case::Ignored => wanted.is_some() && folded(&set.name) == wanted,
-            };
-            if same {
-                found = Some(file);
-                return ControlFlow::Break(());
+        let index = match self.indexes.get(folder) {
+            Some(index) => Some(index),
+            None => self.index(folder)?,
+        };
+        if let Some(index) = index {
+            let found = index.find(name, case, || self.folded(name));
+            if found.is_some() || !index.damaged {
+                return Ok(found);
             }
-            ControlFlow::Continue(())
-        });
-        runs?;
-        damage.map_or(Ok(found), Err)
+        }
+        self.search(folder, name, case)
     }
 
     fn list(&self, folder: FileId, from: u64, each: &mut dyn FnMut(Entry) -> ControlFlow<()>) -> Result<(), FsError> {

@@ -13,8 +13,8 @@ use fatfs::{Date, DateTime, Time};
 use self::boot::{Boot, Root};
 use self::code_page::CODE_PAGE;
 use crate::clusters::{
-    Content, Folder, Moment, Needs, Owners, ROOT, Runs, Slot, Slots, Space, Table, Width, bytes_at, called, fold,
-    id_at, kind_of, not_found, place_of, root_metadata, u16_at, upper, xattr,
+    Content, Folder, Index, Indexes, Moment, Needs, Owners, ROOT, Runs, Slot, Slots, Space, Table, Width, bytes_at,
+    called, fold, id_at, kind_of, not_found, place_of, root_metadata, u16_at, upper, xattr,
 };
 use crate::{About, CachedDisk, Case, Entry, FileId, FileSystem, FsError, LinkTarget, Metadata, Timestamp, VolumeKind};
 
@@ -28,6 +28,7 @@ pub struct Fat {
     root: Runs,
     about: About,
     owners: Owners,
+    indexes: Indexes,
 }
 
 /// A file's short entry, checked.
@@ -67,7 +68,7 @@ impl Fat {
             cluster: ByteLen(boot.heap.cluster),
             notes: boot.notes,
         };
-        Ok(Self { space, root, about, owners: Owners::default() })
+        Ok(Self { space, root, about, owners: Owners::default(), indexes: Indexes::default() })
     }
 
     fn disk(&self) -> &CachedDisk {
@@ -110,6 +111,20 @@ impl Fat {
             return Err(FsError::NotAFolder { what: called(folder) });
         }
         self.space.chain(short.cluster, folder_limit(&self.space), &called(folder))
+    }
+
+    /// The names of a folder, of which none has more than an index takes.
+    fn index(&self, folder: FileId) -> Result<Arc<Index>, FsError> {
+        let mut index = Index::default();
+        self.each(folder, 0, &mut |file, named| {
+            let folded = fold(&named.name, upper);
+            index.add(named.name, folded, file);
+            index.add_alias(named.alias.and_then(|alias| fold(&alias, upper)), file);
+            ControlFlow::Continue(())
+        })?;
+        let index = Arc::new(index);
+        self.indexes.put(folder, &index);
+        Ok(index)
     }
 
     fn each(
@@ -193,20 +208,11 @@ impl FileSystem for Fat {
 
     /// Without regard to case, a short name finds its file too, as in Windows.
     fn find(&self, folder: FileId, name: &[u8], case: Case) -> Result<Option<FileId>, FsError> {
-        let folded = fold(name, upper);
-        let same = |other: &[u8]| match case {
-            Case::Exact => other == name,
-            Case::Ignored => folded.is_some() && fold(other, upper) == folded,
+        let index = match self.indexes.get(folder) {
+            Some(index) => index,
+            None => self.index(folder)?,
         };
-        let mut found = None;
-        self.each(folder, 0, &mut |file, named| {
-            if same(&named.name) || case == Case::Ignored && named.alias.as_deref().is_some_and(same) {
-                found = Some(file);
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        })?;
-        Ok(found)
+        Ok(index.find(name, case, || fold(name, upper)))
     }
 
     fn list(&self, folder: FileId, from: u64, each: &mut dyn FnMut(Entry) -> ControlFlow<()>) -> Result<(), FsError> {
