@@ -3,6 +3,7 @@
 //! [`volumes`] reads the partition table of a disk and says what lies in each partition, judged by its first bytes and not
 //! by what the table claims. Every byte of the disk is taken for hostile: counts are bounded, sums are checked, and
 //! a table that contradicts itself is an error or a [`Warning`], never a partition that is silently missing.
+//! What is in a volume is read through [`FileSystem`]: [`Fat`], [`ExFat`].
 //! This crate knows no disk image format, no hypervisor and no file on the host: a disk is a [`blockdev::ReadAt`].
 //!
 //! ```

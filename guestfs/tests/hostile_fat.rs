@@ -254,6 +254,45 @@ fn long_names_without_a_file_are_left_out_and_wrong_ones_replaced_by_the_short_n
     assert_eq!(names(&image), ["EMPTY.TXT", "SMALL.TXT", "LARGE.BIN", "FOLDER"]);
 }
 
+/// fatfs is shown a folder in areas of 65408 entries; the largest folder has 65536.
+#[test]
+fn the_largest_folder_is_listed_whole_and_one_entry_more_is_refused() {
+    let mut image = FatImage::new();
+    let long = image.entry(b"ALONGN~1TXT");
+    let long = image.bytes[long - 96..long + 32].to_vec();
+    let first = 100;
+    image.set_first_cluster(b"FOLDER     ", first);
+    for cluster in first..first + 4095 {
+        image.chain(cluster, cluster + 1);
+    }
+    image.chain(first + 4095, 0xffff);
+    let start = image.cluster(first);
+    let mut expected = 0;
+    for slot in 0..65536 {
+        let entry = &mut image.bytes[start + 32 * slot..][..32];
+        match slot {
+            65300..65390 => entry[0] = 0xe5,
+            65406..65410 => entry.copy_from_slice(&long[32 * (slot - 65406)..][..32]),
+            _ => {
+                entry[..11].copy_from_slice(format!("F{slot:07}   ").as_bytes());
+                entry[11] = 0x20;
+                expected += 1;
+            }
+        }
+    }
+    let volume = opened(&image.bytes, fat);
+    let folder = find(&*volume, "FOLDER");
+    let entries = listed(&*volume, folder, 0);
+    assert_eq!(entries.len(), expected + 1);
+    assert_eq!(entries[expected + 1 - 127].name, b"a long name of three slots.txt");
+    assert_eq!(entries.iter().map(|entry| &entry.name).collect::<std::collections::HashSet<_>>().len(), expected + 1);
+    image.chain(first + 4095, first + 4096);
+    image.chain(first + 4096, 0xffff);
+    let volume = opened(&image.bytes, fat);
+    let error = volume.list(folder, 0, &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert!(error.to_string().ends_with("is more than 4096 clusters: no longer than a folder may be"), "{error}");
+}
+
 #[test]
 fn names_that_cannot_stand_in_a_path_are_spelled_out_and_found() {
     let mut image = FatImage::new();
