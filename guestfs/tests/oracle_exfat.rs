@@ -114,6 +114,27 @@ fn whole_volumes_are_what_the_driver_and_the_sleuth_kit_find() {
     }
 }
 
+/// The Sleuth Kit reads no exFAT of 4 KiB sectors, so the driver alone judges.
+#[test]
+fn sectors_of_4_kib_are_read() {
+    let folder = TempDir::new().unwrap();
+    if !tools() {
+        return;
+    }
+    let path = folder.path().join("exfat.img");
+    File::create(&path).unwrap().set_len(64 << 20).unwrap();
+    let Some(mounted) = Mounted::made(&path, Some("4096")) else { return };
+    fill(mounted.path());
+    let mut driver = Tree::new();
+    collect(mounted.path(), "", &mut driver);
+    drop(mounted);
+    assert_eq!(std::fs::read(&path).unwrap()[108], 12, "sectors of 4 KiB");
+    let volume = ExFat::open(image(&path)).unwrap();
+    assert_eq!((volume.about().label.as_deref(), volume.about().cluster.0), (None, 16384));
+    assert_eq!(volume.about().notes, [] as [String; 0]);
+    assert_same(&ours(&volume), &driver, copied);
+}
+
 /// Changes the stream extension of the first file of the root folder and makes the checksum right.
 fn change_first_file(path: &Path, change: impl Fn(&mut [u8])) {
     let volume = ExFat::open(image(path)).unwrap();

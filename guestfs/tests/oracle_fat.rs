@@ -155,6 +155,11 @@ fn whole_volumes_are_what_mtools_and_the_sleuth_kit_find() {
         assert_eq!((about.kind, about.label.as_deref(), about.serial), (kind.kind, Some("LABEL"), 0x1234_abcd));
         assert_eq!(about.notes, [] as [String; 0]);
         let tree = ours(&volume);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| assert!(ours(&volume) == tree, "threads see the same"));
+            }
+        });
         assert!(fragmented(&before, &tree["/one of two"].bytes, kind.cluster));
         assert_same(&tree, &mtools(folder.path()), common);
         if kind.options.contains(&"4096") {

@@ -18,9 +18,15 @@ fn output(command: &mut Command) -> Result<String, String> {
 impl Mounted {
     /// Mounts an image beside itself. Where loop devices or FUSE are missing, which needs root, that counts as a missing tool.
     pub(crate) fn new(image: &Path) -> Option<Self> {
+        Self::made(image, None)
+    }
+
+    /// Mounts an image, on which a volume is made first if sectors of another size are asked for: mkfs.exfat takes those of
+    /// its device.
+    pub(crate) fn made(image: &Path, sector: Option<&str>) -> Option<Self> {
         let point = image.with_extension("mounted");
         std::fs::create_dir_all(&point).unwrap();
-        match Self::try_new(image, point) {
+        match Self::try_new(image, point, sector) {
             Ok(mounted) => Some(mounted),
             Err(why) => {
                 assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{why}");
@@ -30,9 +36,13 @@ impl Mounted {
         }
     }
 
-    fn try_new(image: &Path, point: PathBuf) -> Result<Self, String> {
-        let device = output(Command::new("losetup").args(["-f", "--show"]).arg(image))?;
+    fn try_new(image: &Path, point: PathBuf, sector: Option<&str>) -> Result<Self, String> {
+        let size = ["-b", sector.unwrap_or("512")];
+        let device = output(Command::new("losetup").args(size).args(["-f", "--show"]).arg(image))?;
         let mounted = Self { device, point };
+        if sector.is_some() {
+            output(Command::new("mkfs.exfat").args(["-c", "16K", &mounted.device]))?;
+        }
         let mut command = Command::new("mount.exfat-fuse");
         command.env("TZ", "UTC").args(["-o", "nonempty"]).arg(&mounted.device).arg(&mounted.point);
         output(&mut command)?;
