@@ -5,9 +5,10 @@
     compare_trees.py A --truth FILE [--xattrs]          ours alone; with --foreign ntfs-3g's alone
     compare_trees.py A B --restored                     a source and what a backup product restored
 
-Compares names, types, sizes, contents, times of change and of access, numbers of links, which names are one file, where links
-lead; with --xattrs also streams (user.*), security, attributes, times and reparse points as ntfs-3g shows them (system.ntfs_*).
-Owners and modes are not compared: ntfs-3g invents them too. --restored: neither are times of access, which no product restores.
+Compares names, types, sizes, contents, times of change and of access, numbers of links, which names are one file, where
+links lead; with --xattrs also streams (user.*), security, attributes, times and reparse points as ntfs-3g shows them
+(system.ntfs_*). Owners and modes are not compared: ntfs-3g invents them too. --restored: neither are times of access,
+which no product restores.
 
 Known differences are counted and their reasons printed. Exits with 1 and the first 20 differences if there are others.
 """
@@ -124,7 +125,8 @@ def compare(pair, report, facts):
     if pair.a.type == stat.S_IFDIR and (pair.b is None or pair.b.type == stat.S_IFDIR):
         report.folders.append(pair.path)
     elif pair.a.stat.st_nlink > 1:
-        report.groups.append((pair.path, pair.a.stat.st_ino, pair.b and pair.b.stat.st_ino, pair.fact and pair.fact["same"]))
+        other, same = pair.b and pair.b.stat.st_ino, pair.fact and pair.fact["same"]
+        report.groups.append((pair.path, pair.a.stat.st_ino, other, same))
 
 
 def walk(options, facts):

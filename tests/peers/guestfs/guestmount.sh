@@ -1,14 +1,14 @@
 #!/bin/bash
-# Mounts a volume of a disk image read-only by guestmount, for benchmarks. `tests/peers/install.sh guestfs` comes before.
+# Mounts a volume of a disk image read-only by guestmount, for benchmarks; after `tests/peers/install.sh guestfs`.
 #
-#   tests/peers/guestfs/guestmount.sh IMAGE DIR [DEVICE]      DEVICE: /dev/sda (the default) is the whole image, /dev/sda1 a partition
-#
+#   tests/peers/guestfs/guestmount.sh IMAGE DIR [DEVICE]    DEVICE: /dev/sda (the default) is the whole image,
+#                                                           /dev/sda1 a partition
 # `guestunmount DIR` ends it. The first start builds libguestfs' appliance, below target/peers/guestfs.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [ $# -lt 2 ]; then
-    sed -n '2,6s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 target=${CARGO_TARGET_DIR:-$here/../../../target}

@@ -1,6 +1,7 @@
 """A registry hive as small as it can be: keys without a tree below, and their values.
 
-Facts from M. Suhanov, "Windows registry file format specification". hivex must be able to read it: see make_windows_disk.py.
+Facts from M. Suhanov, "Windows registry file format specification". hivex must be able to read it: make_windows_disk.py
+asks it.
 """
 
 import struct
@@ -41,10 +42,11 @@ def key(bins, name, parent, security, values=(), flags=ASCII_KEY):
     if values:
         cells = [value(bins, *one) for one in values]
         value_list = bins.cell(struct.pack(f"<{len(cells)}I", *cells))
-    longest = (max((2 * len(label) for label, _, _ in values), default=0), max((len(data) for _, _, data in values), default=0))
+    names, data = [2 * len(label) for label, _, _ in values], [len(data) for _, _, data in values]
     encoded = name.encode("latin-1")
     head = struct.pack("<2sHQII", b"nk", flags, TIME, 0, parent)
     lists = struct.pack("<8I", 0, 0, NONE, NONE, len(values), value_list, security, NONE)
+    longest = max(names, default=0), max(data, default=0)
     return bins.cell(head + lists + struct.pack("<5IHH", 0, 0, *longest, 0, len(encoded), 0) + encoded)
 
 

@@ -30,7 +30,9 @@ def of_side_b(rule):
 
 @of_side_b
 def unfollowed(pair, what, _a, _b):
-    if pair.b.type == stat.S_IFLNK and pair.b.target().startswith(b"unsupported reparse") and not what.startswith("xattr"):
+    if what.startswith("xattr") or pair.b.type != stat.S_IFLNK:
+        return None
+    if pair.b.target().startswith(b"unsupported reparse"):
         return "ntfs-3g shows a reparse point that it cannot follow as a link that says so"
 
 
@@ -60,7 +62,7 @@ def link_text(pair, what, _a, _b):
     if ends[0] is not None and ends[0] == ends[1]:
         return "a link is written in another way, and leads to the same file"
     if ends[1] is None:
-        return "a link that leads out of the volume for ntfs-3g is text for people on the other side, or leads to another volume"
+        return "a link that leads nowhere for ntfs-3g is text for people on the other side, or leads to another volume"
 
 
 @of_side_b
@@ -154,5 +156,8 @@ def streams_alone(pair, what, a, b):
         return "ntfs-3g lists a stream once for each of its pieces, also one that is too long for an extended attribute"
 
 
-RULES = (unfollowed_alone, times_alone, short_names_alone, streams_alone, refused, sockets, long_streams, years, unfollowed,
-         before_1970, split_streams, short_names, link_text, mount_point, special, interix, folder_bit)
+RULES = (
+    unfollowed_alone, times_alone, short_names_alone, streams_alone,
+    refused, sockets, long_streams, years,
+    unfollowed, before_1970, split_streams, short_names, link_text, mount_point, special, interix, folder_bit,
+)

@@ -3,7 +3,8 @@
 
     make_windows_disk.py STEM       STEM1.raw (MBR), STEM2.raw (GPT), STEM.truth.json
 
-Needs root, ntfs-3g, dosfstools, mtools, exfatprogs, exfat-fuse, e2fsprogs, sfdisk and python3-hivex, which judges the hive.
+Needs root, ntfs-3g, dosfstools, mtools, exfatprogs, exfat-fuse, e2fsprogs, sfdisk, and python3-hivex, which judges the
+hive.
 
 The truth is one JSON object:
     disks       file, table, signature (MBR) or guid (GPT); volumes in the order of their numbers

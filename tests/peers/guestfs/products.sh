@@ -1,11 +1,12 @@
 #!/bin/bash
-# Does what backup products take from a read-only tree come back equal? By tar, rsync, restic and borg, each restored and compared.
+# Does what backup products take from a read-only tree come back equal? tar, rsync, restic and borg save and restore it.
 #
 #   tests/peers/guestfs/products.sh TREE [PRODUCT...]
 #
-# Works in a temporary folder below $TMPDIR, on an XFS image of its own where root can mount one: other file systems take no streams
-# of 60 KiB as extended attributes. Files that the tree refuses to give must be named by the product: it has to fail then.
-# rsync leaves out a file for which the tree lists an extended attribute that it cannot give: ntfs-3g does for streams above 64 KiB.
+# Works in a temporary folder below $TMPDIR, on an XFS image of its own where root can mount one: other file systems
+# take no streams of 60 KiB as extended attributes. Where the tree refuses to give a file, the product has to say that
+# it failed. rsync leaves out a file for which the tree lists an extended attribute that it cannot give: so it finds a
+# difference in ntfs-3g's own trees if they have streams above 64 KiB.
 # Exits with 1 if anything differs; what is known to differ is counted by compare_trees.py.
 set -euo pipefail
 
@@ -13,7 +14,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PATH=$PATH:/usr/sbin:/sbin LC_ALL=C.UTF-8
 
 if [ $# -lt 1 ] || [ ! -d "$1" ]; then
-    sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 tree=$(cd "$1" && pwd)

@@ -26,7 +26,7 @@ def split_stream(volume, top):
 
 @part("split-compressed", CRUMBLED, 4 * KIB)
 def split_compressed(volume, top):
-    """Compressed, and in pieces: units whose clusters are apart. The long name leaves little room in the base record."""
+    """Compressed, and in pieces: units whose clusters are apart. The long name leaves little room in the record."""
     volume.attributes(top, 0x800)
     path = top + b"/file-" + b"n" * 200
     line = b"the number is %08d, and the number is not %08d\n"

@@ -13,7 +13,7 @@ import xattr
 REFUSALS = {"EACCES", "EOPNOTSUPP"}
 FOLDER = 0x10
 # The compressed content of a CompactOS file: Windows hides it, so it may be listed or not.
-WOF_STREAM = "WofCompressedData"
+WOF_STREAM = b"WofCompressedData"
 ESCAPED = re.compile(rb"%([0-9A-F]{2})")
 
 
@@ -109,11 +109,12 @@ def of_xattrs(side, fact):
 
 
 def of_streams(side, fact):
-    """What is too long for an extended attribute must not be listed: rsync leaves out the whole file for one it cannot get."""
-    streams = {b"user." + name.encode(): stream for name, stream in fact.get("streams", {}).items() if name != WOF_STREAM}
+    """What is too long for an extended attribute must not be listed: rsync leaves out the file of one it cannot get."""
+    streams = {b"user." + name.encode(): stream for name, stream in fact.get("streams", {}).items()}
+    streams.pop(b"user." + WOF_STREAM, None)
     listed, wanted = side.streams(), sorted(name for name, stream in streams.items() if stream["size"] <= xattr.MOST)
     if isinstance(listed, list):
-        listed = [name for name in listed if name != b"user." + WOF_STREAM.encode()]
+        listed = [name for name in listed if name != b"user." + WOF_STREAM]
     if listed != wanted:
         yield "streams by the truth", listed, wanted
     for name in wanted:

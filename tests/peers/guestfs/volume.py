@@ -26,8 +26,8 @@ XATTR, WINDOWS = "streams_interface=xattr", "streams_interface=windows"
 ENVIRONMENT = os.environ | {"LC_ALL": "C.UTF-8", "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
 
 
-def run(*command):
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRONMENT)
+def run(*command, input=None):
+    done = subprocess.run(command, input=input, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRONMENT)
     if done.returncode:
         raise RuntimeError(f"{command}: {done.returncode}: {done.stdout.decode(errors='replace')}")
     return done.stdout.decode(errors="replace").strip()
@@ -35,7 +35,7 @@ def run(*command):
 
 @contextlib.contextmanager
 def mounted(image, options):
-    """ntfs-3g in front of an image: answers the folder. Its process ends after the unmount, and only then all is written."""
+    """ntfs-3g in front of an image: answers the folder. All is written only when its process has ended."""
     folder, log = tempfile.mkdtemp(), tempfile.TemporaryFile()
     command = ["ntfs-3g", "-o", f"no_detach,compression,big_writes,{options}", image, folder]
     server = subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT)
@@ -79,7 +79,8 @@ class Volume:
         self.geometry = {"size": size, "sector": sector, "cluster": cluster, "label": label}
         with open(path, "wb") as file:
             file.truncate(size)
-        run("mkntfs", "-F", "-Q", "-s", str(sector), "-p", "0", "-H", "0", "-S", "0", "-c", str(cluster), "-L", label, path)
+        place = ("-p", "0", "-H", "0", "-S", "0")
+        run("mkntfs", "-F", "-Q", "-s", str(sector), *place, "-c", str(cluster), "-L", label, path)
         self.note(b"", kind="folder")
 
     @contextlib.contextmanager

@@ -4,14 +4,13 @@ import hashlib
 import os
 import shutil
 import struct
-import subprocess
 import uuid
 
 import content
 import hive
 import reparse
 from content import KIB, MIB, mixed, text
-from volume import ENVIRONMENT, Volume, run
+from volume import Volume, run
 
 SIGNATURE = 0x5F3A1C77
 DISK_GUID = "d1d1d1d1-1111-4222-8333-444455556666"
@@ -38,8 +37,8 @@ class Partition:
         self.files[path] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
     def truth(self):
-        facts = {"number": self.number, "index": self.index, "start": self.start, "length": self.size, "kind": self.kind,
-                 "label": self.label, "letter": self.letter, "files": self.files}
+        facts = {"number": self.number, "index": self.index, "start": self.start, "length": self.size,
+                 "kind": self.kind, "label": self.label, "letter": self.letter, "files": self.files}
         return facts | ({"guid": guid(self.number)} if self.named else {})
 
 
@@ -66,8 +65,9 @@ class Machine:
         for disk in (self.mbr, self.gpt):
             self.place(disk)
         self.mounted_devices = self.devices()
-        self.hive = hive.hive({"MountedDevices": [(name, hive.REG_BINARY, data) for name, data in self.mounted_devices.items()],
-                               "Select": [("Current", hive.REG_DWORD, struct.pack("<I", 1))], "ControlSet001": []})
+        values = [(name, hive.REG_BINARY, data) for name, data in self.mounted_devices.items()]
+        current = [("Current", hive.REG_DWORD, struct.pack("<I", 1))]
+        self.hive = hive.hive({"MountedDevices": values, "Select": current, "ControlSet001": []})
 
     def place(self, disk):
         """Each at the next MiB; logical ones leave one for the boot record before them."""
@@ -111,11 +111,10 @@ class Machine:
         for partition in disk:
             if number == 0 and partition.index == 5:
                 script += f"4: start={(partition.start - MIB) // 512}, type=f\n"
-            script += f"{partition.index}: start={partition.start // 512}, size={partition.size // 512}, type={partition.code}"
+            script += f"{partition.index}: start={partition.start // 512}, size={partition.size // 512}"
+            script += f", type={partition.code}"
             script += f", uuid={partition_guid(partition.number)}\n" if number else "\n"
-        done = subprocess.run(["sfdisk", "--quiet", path], input=script, text=True, capture_output=True, env=ENVIRONMENT)
-        if done.returncode:
-            raise RuntimeError(f"sfdisk: {script} {done.stderr}")
+        run("sfdisk", "--quiet", path, input=script.encode())
         for partition in disk:
             copy(self.folder / str(partition.number), path, partition.start)
 
@@ -150,10 +149,11 @@ def ntfs(machine, partition, image):
     with volume.filling():
         files = {b"number.txt": b"volume %d\n" % partition.number, b"mixed.bin": mixed(partition.number, 300 * KIB)}
         if partition.letter == "C":
-            for folder in (b"Windows", b"Windows/System32", b"Windows/System32/config", b"Users", b"Users/me", b"mnt", b"mnt/data"):
+            for folder in (b"Windows", b"Windows/System32", b"Windows/System32/config", b"Users", b"Users/me", b"mnt",
+                           b"mnt/data"):
                 volume.folder(folder)
-            files |= {b"Windows/System32/config/SYSTEM": machine.hive, b"Windows/notepad.exe": b"MZ" + mixed("notepad", 100_000),
-                      b"Users/me/letter.txt": text("letter", 5000)}
+            files |= {b"Windows/System32/config/SYSTEM": machine.hive, b"Users/me/letter.txt": text("letter", 5000),
+                      b"Windows/notepad.exe": b"MZ" + mixed("notepad", 100_000)}
             volume.reparse(b"mnt/data", reparse.volume_mount_point(guid(5)))
             for name, target in ((b"Documents and Settings", "\\??\\C:\\Users"), (b"to-d", "\\??\\D:\\docs"),
                                  (b"to-nothing", "\\??\\Z:\\gone"), (b"to-e-by-guid", "\\??\\Volume{%s}\\" % guid(8))):
@@ -168,8 +168,9 @@ def fat(_machine, partition, image):
     run("mkfs.fat", "-F", "32", "-n", partition.label, image)
     source = image.with_suffix(".files")
     (source / "docs").mkdir(parents=True)
-    for path, data in (("docs/a longer name than eight.text", text("fat", 40_000)), ("docs/größer als acht.txt", b"umlaut"),
-                       ("NUMBER.TXT", b"volume %d\n" % partition.number), ("docs/mixed.bin", mixed(partition.number, 900_000))):
+    files = {"docs/a longer name than eight.text": text("fat", 40_000), "docs/größer als acht.txt": b"umlaut",
+             "NUMBER.TXT": b"volume %d\n" % partition.number, "docs/mixed.bin": mixed(partition.number, 900_000)}
+    for path, data in files.items():
         (source / path).write_bytes(data)
         partition.note(path, data)
     run("mcopy", "-i", image, "-s", *sorted(source.iterdir()), "::/")
@@ -184,7 +185,8 @@ def exfat(_machine, partition, image):
     mount.mkdir()
     try:
         run("mount.exfat-fuse", device, mount)
-        for path, data in (("number.txt", b"volume %d\n" % partition.number), ("a long name, größer.bin", mixed("exfat", 700_000))):
+        files = {"number.txt": b"volume %d\n" % partition.number, "a long name, größer.bin": mixed("exfat", 700_000)}
+        for path, data in files.items():
             (mount / path).write_bytes(data)
             partition.note(path, data)
     finally:

@@ -1,7 +1,7 @@
 """Extended attributes of what a path names, links not followed.
 
-os.getxattr asks with a buffer of 128 bytes first, which ntfs-3g answers with EIO for longer security descriptors. This asks with
-as much as the kernel takes.
+os.getxattr asks with a buffer of 128 bytes first, which ntfs-3g answers with EIO for longer security descriptors. This
+asks with as much as the kernel takes.
 """
 
 import ctypes
