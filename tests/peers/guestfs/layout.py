@@ -42,7 +42,9 @@ def facts(image, what, kind="DATA", name=""):
         there = [(one["type"], one["name"]) for one in found]
         raise RuntimeError(f"{what}: no attribute {kind} {name!r} among {there}")
     first = next((one for one in pieces if not one["fields"].get("lowest vcn")), pieces[0])["fields"]
+    base = next(one["record"] for one in found if one["type"] == "STANDARD_INFORMATION")
     return {
+        "in_base": sum(one["record"] == base for one in pieces),
         "list": any(one["type"] == "ATTRIBUTE_LIST" for one in found),
         "names": sum(one["type"] == "FILE_NAME" for one in found),
         "pieces": len(pieces),

@@ -12,7 +12,7 @@ def split_file(volume, top):
     """One stream in several records: the first piece stays in the base record."""
     volume.file(top + b"/file", mixed("split", 2500 * KIB + 77))
     volume.file(top + b"/beside", b"a small one")
-    volume.claim(top + b"/file", list=True, min_pieces=2, min_runs=MANY_RUNS, size=2500 * KIB + 77)
+    volume.claim(top + b"/file", list=True, in_base=1, min_pieces=2, min_runs=MANY_RUNS, size=2500 * KIB + 77)
 
 
 @part("split-stream", SCATTERED, 4 * KIB)
@@ -36,8 +36,9 @@ def split_compressed(volume, top):
 
 @part("split-folder", SCATTERED, 4 * KIB)
 def split_folder(volume, top, files=1600):
-    """A folder whose index is in several records; it splits the table of records ($MFT) too."""
+    """A folder with its index in several records, the root not in the first; the table of records is split too."""
     for number in range(files):
         volume.file(top + b"/%06d-" % number + b"n" * 230, b"%d" % number)
+    volume.claim(top, attribute="INDEX_ROOT", stream="$I30", in_base=0)
     volume.claim(top, attribute="INDEX_ALLOCATION", stream="$I30", list=True, min_pieces=2, min_runs=100)
     volume.claim(0, list=True, min_pieces=2, min_runs=100)
