@@ -127,6 +127,18 @@ impl<'v> File<'v> {
         Ok(if self.record.is_folder() { FileKind::Folder } else { FileKind::File })
     }
 
+    /// Whether its bytes are packed by Windows in a way that we unpack.
+    pub(super) fn is_unpacked(&self) -> Result<bool, FsError> {
+        if self.tag != Some(Tag::WOF) {
+            return Ok(false);
+        }
+        match reparse::algorithm(self) {
+            Ok(_) => Ok(true),
+            Err(FsError::Unsupported { .. } | FsError::Corrupt { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The text of an Interix link, in UTF-16, if the file is one.
     pub(super) fn interix_link(&self) -> Result<Option<Vec<u8>>, FsError> {
         if self.standard.attributes & attribute::SYSTEM == 0 || self.record.is_folder() {
@@ -232,7 +244,7 @@ impl<'v> File<'v> {
             }
             Ok(())
         })?;
-        if self.tag == Some(Tag::WOF) {
+        if self.is_unpacked()? {
             streams.retain(|(name, _)| *name != reparse::wof_stream());
         }
         streams.sort();

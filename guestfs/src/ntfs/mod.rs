@@ -335,9 +335,8 @@ impl FileSystem for Ntfs {
 impl Ntfs {
     /// A file that Windows packed ("CompactOS"): its bytes are in a stream beside, packed.
     fn open_wof(&self, file: &File<'_>, size: u64) -> Result<Box<dyn ReadAt>, FsError> {
-        let data = reparse::data(&self.volume, &file.record)?.unwrap_or_default();
         let what = || file.what(kind::DATA, &[]);
-        let algorithm = wof::Algorithm::of_reparse_data(data.get(8..).unwrap_or_default(), &what())?;
+        let algorithm = reparse::algorithm(file)?;
         let stream = self.volume.stream(&file.record, kind::DATA, &reparse::wof_stream())?;
         let stream = stream.ok_or_else(|| FsError::Corrupt {
             what: what(),

@@ -52,6 +52,12 @@ pub(super) fn wof_stream() -> Vec<u16> {
     wof::STREAM.encode_utf16().collect()
 }
 
+/// How a file of CompactOS is packed.
+pub(super) fn algorithm(file: &File<'_>) -> Result<wof::Algorithm, FsError> {
+    let data = data(file.volume, &file.record)?.unwrap_or_default();
+    wof::Algorithm::of_reparse_data(data.get(8..).unwrap_or_default(), &file.what(kind::DATA, &[]))
+}
+
 /// Refuses a file whose unnamed stream is not what the guest sees there.
 pub(super) fn refuse_absent(file: &File<'_>, size: u64, allocated: u64) -> Result<(), FsError> {
     let Some(tag) = file.tag else { return Ok(()) };

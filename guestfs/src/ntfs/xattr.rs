@@ -6,7 +6,7 @@
 use super::file::File;
 use super::name::{bytes_of, units_of};
 use super::record::kind;
-use super::reparse::{self, Tag};
+use super::reparse;
 use super::volume::what_of;
 use crate::FsError;
 
@@ -47,7 +47,7 @@ impl File<'_> {
                 Ok(Some(numbers(&[created, modified, accessed, changed], big_endian)))
             }
             b"system.ntfs_acl" => whole(self.security(limit)?),
-            b"system.ntfs_reparse_data" if self.tag == Some(Tag::WOF) => Ok(None), // its data reads unpacked
+            b"system.ntfs_reparse_data" if self.is_unpacked()? => Ok(None), // nothing shows that it was packed, as with Windows
             b"system.ntfs_reparse_data" => whole(reparse::data(self.volume, &self.record)?),
             b"system.ntfs_dos_name" => whole(self.dos_name()?),
             b"system.ntfs_object_id" => whole(self.value(kind::OBJECT_ID, "", limit)?),

@@ -88,6 +88,18 @@ def interix(pair, what, _a, _b):
 
 
 @of_side_b
+def encrypted(_pair, what, a, _b):
+    if what == "content" and a == "EACCES":
+        return "ntfs-3g gives the encrypted bytes of a file that is encrypted by the guest"
+
+
+@of_side_b
+def packed(_pair, what, a, b):
+    if what == "xattr system.ntfs_reparse_data" and a is None and isinstance(b, bytes) and b[:4] == b"\x17\0\0\x80":
+        return "a file of CompactOS is given unpacked, so nothing shows that it was packed"
+
+
+@of_side_b
 def folder_bit(pair, what, a, b):
     if what == "xattr system.ntfs_attrib" and isinstance(a, bytes) and isinstance(b, bytes):
         if int.from_bytes(a, "little") ^ int.from_bytes(b, "little") == FOLDER:
@@ -159,5 +171,6 @@ def streams_alone(pair, what, a, b):
 RULES = (
     unfollowed_alone, times_alone, short_names_alone, streams_alone,
     refused, sockets, long_streams, years,
-    unfollowed, before_1970, split_streams, short_names, link_text, mount_point, special, interix, folder_bit,
+    unfollowed, before_1970, split_streams, short_names, link_text, mount_point, special, interix, encrypted,
+    packed, folder_bit,
 )

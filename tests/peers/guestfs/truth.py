@@ -10,7 +10,8 @@ import struct
 import xattr
 
 # What a reader may say to whoever opens a file whose content it must not give: it is encrypted, it is not here.
-REFUSALS = {"EACCES", "EOPNOTSUPP"}
+REFUSALS = {"EACCES", "ENOTSUP", "EOPNOTSUPP"}  # the last two are one number
+EMPTY = hashlib.sha256(b"").hexdigest()
 FOLDER = 0x10
 # The compressed content of a CompactOS file: Windows hides it, so it may be listed or not.
 WOF_STREAM = b"WofCompressedData"
@@ -76,7 +77,8 @@ def of_file(side, fact):
         yield "size by the truth", side.stat.st_size, fact["size"]
     digest = side.digest()
     if "refuse" in fact:
-        if digest not in REFUSALS:
+        # What has no bytes cannot be given wrongly.
+        if digest not in REFUSALS and (fact["size"] or digest != EMPTY):
             yield "refusal by the truth", digest, fact["refuse"]
     elif digest != fact["sha256"]:
         yield "content by the truth", digest, fact["sha256"]
@@ -88,7 +90,8 @@ def of_xattrs(side, fact):
     wanted = {}
     if "security" in fact:
         wanted["acl"] = bytes.fromhex(fact["security"])
-    if "reparse" in fact:
+    # Of a file that is given unpacked nothing shows that it was packed, as with Windows.
+    if "reparse" in fact and "wof" not in fact:
         wanted["reparse_data"] = bytes.fromhex(fact["reparse"]["data"])
     if "short_name" in fact:
         wanted["dos_name"] = fact["short_name"].encode()
