@@ -8,6 +8,7 @@ mod errors;
 mod fuse;
 mod guest;
 mod handles;
+pub mod link;
 mod links;
 mod listing;
 mod node;

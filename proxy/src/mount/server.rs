@@ -114,6 +114,11 @@ fn log_path(state: &StateDir, spec: &MountSpec) -> Result<PathBuf> {
 
 impl Ready {
     fn serve(self) -> ExitCode {
+        // A request whose thread panicked would wait for ever; the end of the process ends them all.
+        std::panic::set_hook(Box::new(|panic| {
+            crate::tell(&format!("ended by a fault of this program: {panic}"));
+            std::process::abort();
+        }));
         // From here on the terminal is somebody else's.
         let detached = rustix::stdio::dup2_stdout(&self.nothing).and_then(|()| rustix::stdio::dup2_stderr(&self.log));
         if detached.is_err() {

@@ -80,6 +80,12 @@ pub async fn start(spec: &MountSpec, program: &Program, cancel: &Cancel) -> Resu
 }
 
 impl Started {
+    /// Takes note of the end of a server that a test killed.
+    #[cfg(test)]
+    pub(super) fn wait_for_test(&mut self) {
+        let _ = self.server.wait();
+    }
+
     /// Waits until the mount is gone; a cancel unmounts it.
     ///
     /// # Errors

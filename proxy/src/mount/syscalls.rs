@@ -59,10 +59,10 @@ pub(super) fn programs(more: &[i64]) -> Result<[BpfProgram; 2], String> {
     rules.insert(libc::SYS_tgkill, masked(0, u64::MAX, std::process::id().into())?);
     let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let list = compiled(rules, refused, SeccompAction::Allow)?;
-    // Told that there is none, the C library uses clone. Of two refusals the one of the later filter counts.
+    // Told that there is none, the C library uses clone. This filter comes first: the list does not allow to add one.
     let unknown = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     let no_clone3 = compiled([(libc::SYS_clone3, Vec::new())].into(), SeccompAction::Allow, unknown)?;
-    Ok([list, no_clone3])
+    Ok([no_clone3, list])
 }
 
 fn compiled(rules: Rules, otherwise: SeccompAction, matching: SeccompAction) -> Result<BpfProgram, String> {

@@ -1,8 +1,11 @@
 //! Mounts for real: the kernel asks, and what it answers is compared with what was put in.
 
 mod kernel;
+mod link;
 mod links;
+mod locked_in;
 mod memory;
+mod process;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
