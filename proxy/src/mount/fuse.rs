@@ -109,7 +109,6 @@ impl Served {
         let file = self.handles.get(handle).ok_or(Errno::EBADF)?;
         let left = file.size().0.saturating_sub(offset);
         let len = left.min(size.min(MOST_READ).into());
-        buf.clear();
         buf.resize(usize::try_from(len).map_err(|_| Errno::EINVAL)?, 0);
         let read = file.read_exact_at(ByteOffset(offset), buf);
         read.map_err(|e| self.errors.note_read(node, "reading", &e))

@@ -13,6 +13,8 @@ use rustix::io::Errno;
 use super::memory::{Content, Memory, pattern};
 use super::{Live, guest, may_mount};
 
+type Failure = fn() -> FsError;
+
 fn io() -> FsError {
     let source = ReadError::Io { at: ByteOffset(0), source: std::io::Error::other("gone") };
     FsError::Read { what: "record 7".into(), source }
@@ -42,7 +44,7 @@ fn live() -> Live {
     c.node_mut(file).xattrs = attributes.map(|(name, value)| (name.into(), value)).into();
     c.add("big", Content::Pattern((5 << 20) + 123));
     c.add("torn", Content::Torn(1 << 20));
-    let broken: [(&str, fn() -> FsError); 5] = [
+    let broken: [(&str, Failure); 5] = [
         ("io", io),
         ("corrupt", corrupt),
         ("unsupported", unsupported),

@@ -204,7 +204,7 @@ impl ReadAt for Pattern {
 
     fn extent_at(&self, at: ByteOffset) -> Result<Extent, ReadError> {
         let mib = at.0 >> 20;
-        let kind = if mib % 2 == 0 { ExtentKind::Data } else { ExtentKind::Hole };
+        let kind = if mib.is_multiple_of(2) { ExtentKind::Data } else { ExtentKind::Hole };
         let len = ByteLen((((mib + 1) << 20).min(self.0)) - at.0);
         Ok(Extent { start: at, len, kind })
     }
