@@ -75,6 +75,7 @@ fn spec(paths: &[PathBuf], source: &ImagesArgs) -> Result<MountSpec> {
         state: PathBuf::new(),
         command: "fs".into(),
         images: images(paths, source)?,
+        kept: Vec::new(),
         source: paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
         directory: PathBuf::new(),
         allow_other: false,

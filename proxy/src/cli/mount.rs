@@ -15,6 +15,7 @@ pub(super) async fn run(args: MountArgs) -> Result<()> {
         state: StateDir::from_environment()?.path().to_owned(),
         command: "mount".into(),
         images: images(&args.images, &args.source)?,
+        kept: Vec::new(),
         source: names(&args.images),
         directory: args.directory,
         allow_other: args.allow_other,
@@ -25,7 +26,7 @@ pub(super) async fn run(args: MountArgs) -> Result<()> {
 /// Mounts, prints what is shown, and stays if that is wished.
 pub(super) async fn mount_and_show(spec: &MountSpec, json: bool, stay: bool) -> Result<()> {
     let cancel = Cancel::on_signals()?;
-    let started = start(spec, &Program::this()?, &cancel).await?;
+    let started = start(spec, &Program::this()?, Vec::new(), &cancel).await?;
     if json {
         output::json(&started.report)?;
     } else {

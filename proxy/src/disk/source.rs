@@ -150,6 +150,15 @@ impl Source {
         }
     }
 
+    /// The disk alone: all its files are open, and the folder that they lie in is let go.
+    #[must_use]
+    pub fn into_disk(self) -> Arc<dyn ReadAt> {
+        match self.opened {
+            OpenedDisk::Vmdk(image) => Arc::<Image>::from(image),
+            OpenedDisk::Raw(file) => Arc::new(file),
+        }
+    }
+
     /// The size of the disk.
     #[must_use]
     pub fn size(&self) -> ByteLen {

@@ -6,11 +6,18 @@
 //! what follows (32 bits each): 0 and the bytes, or 0 and an extent (length 64 bits, kind 32 bits), or an error's family and its text.
 //! Each connection carries one request at a time; several connections carry as many.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use blockdev::{ByteLen, ByteOffset, Extent, ExtentKind, ReadAt, ReadError};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
 
 use crate::error::{Context, Error, Family, Result};
 
@@ -24,6 +31,8 @@ const MOST_DISKS: u32 = 1024;
 /// The text of an error is cut here.
 const MOST_TEXT: usize = 4096;
 const REQUEST: usize = 24;
+/// Connections that are handed over at once: requests in flight.
+pub const MOST_STREAMS: usize = 16;
 
 const OK: u32 = 0;
 const IO: u32 = 1;
@@ -136,6 +145,43 @@ fn text_of(error: &ReadError) -> Vec<u8> {
         end -= 1;
     }
     text[..end].into()
+}
+
+/// Hands connections to the process at the other end of `over`, in one message of one byte.
+///
+/// # Errors
+/// What `over` says; more than [`MOST_STREAMS`] are refused.
+pub fn send_streams(over: &UnixStream, streams: &[UnixStream]) -> io::Result<()> {
+    let count = u8::try_from(streams.len()).map_err(|_| invalid("too many connections"))?;
+    let fds: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_STREAMS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(invalid("too many connections"));
+    }
+    sendmsg(over, &[IoSlice::new(&[count])], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Takes what [`send_streams`] hands over.
+///
+/// # Errors
+/// What `over` says, or if some of them did not arrive.
+pub fn receive_streams(over: &UnixStream) -> io::Result<Vec<UnixStream>> {
+    let mut count = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_STREAMS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let got = recvmsg(over, &mut [IoSliceMut::new(&mut count)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut streams = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            streams.extend(fds.map(UnixStream::from));
+        }
+    }
+    if got.bytes != 1 || streams.len() != usize::from(count[0]) {
+        return Err(invalid("connections got lost on the way"));
+    }
+    Ok(streams)
 }
 
 /// The reading side of all connections to one keeper.

@@ -39,7 +39,7 @@ pub use guest::{Guest, GuestVolume, Letter};
 pub use node::{NodeId, Place};
 pub use report::{Report, VolumeReport};
 pub use sandbox::Layer;
-pub use server::{Disks, LOCAL, SERVER_COMMAND, open_images, server_main, server_main_with};
+pub use server::{Disks, LOCAL, SERVER_COMMAND, open_disks, open_images, server_main, server_main_with};
 pub use spec::{ImageSpec, MountSpec};
 pub use start::{Program, Started, start};
 pub use tree::{Document, Found, Tree, TreeEntry};

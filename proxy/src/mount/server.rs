@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
-use blockdev::{ByteLen, ByteOffset, Extent, ReadAt, ReadError};
+use blockdev::ReadAt;
 use fuser::Session;
 use guestfs::Cache;
 use rustix::process::{getegid, geteuid};
@@ -21,7 +21,7 @@ use super::report::Report;
 use super::sandbox::lock_in;
 use super::spec::{Answer, MountSpec, receive, send};
 use super::volumes::{self, CACHE};
-use super::{Guest, Tree};
+use super::{Guest, Tree, link};
 use crate::config::StateDir;
 use crate::disk::Source;
 use crate::error::{Context, Error, Family, Result};
@@ -38,21 +38,22 @@ pub type Disks = Vec<(String, Arc<dyn ReadAt>)>;
 /// Serves a mount until it is unmounted. Standard input is the socket to the process that started this one.
 #[must_use]
 pub fn server_main() -> ExitCode {
-    server_main_with(open_images, volumes::open)
+    server_main_with(open_disks, volumes::open)
 }
 
 /// The same with other disks and other readers. `open` may use files and network; what `read` does with the disks is locked in.
 pub fn server_main_with(
-    open: impl FnOnce(&MountSpec) -> Result<Disks>,
+    open: impl FnOnce(&MountSpec, Vec<UnixStream>) -> Result<Disks>,
     read: impl FnOnce(Disks, &Arc<Cache>) -> Guest,
 ) -> ExitCode {
     let control = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
     let Ok(mut control) = control else { return ExitCode::from(Family::Usage.exit_code()) };
-    let spec = match receive(&control) {
-        Ok(Some(spec)) => spec,
-        _ => return ExitCode::from(Family::Usage.exit_code()), // nobody is there to tell
+    let told = link::receive_streams(&control).failed(String::new);
+    let told = told.and_then(|streams| Ok((streams, receive::<MountSpec>(&control)?)));
+    let Ok((streams, Some(spec))) = told else {
+        return ExitCode::from(Family::Usage.exit_code()); // nobody is there to tell
     };
-    let prepared = prepare(&spec, open, read);
+    let prepared = prepare(&spec, |spec| open(spec, streams), read);
     let (answer, mount) = match prepared {
         Ok((report, mount)) => (Answer::of(Ok(report)), Some(mount)),
         Err(error) => (Answer::of(Err(error)), None),
@@ -139,6 +140,22 @@ impl Ready {
     }
 }
 
+/// Opens the images, or takes over the disks that another process keeps.
+///
+/// # Errors
+/// As for [`open_images`] and [`link::disks`].
+pub fn open_disks(spec: &MountSpec, streams: Vec<UnixStream>) -> Result<Disks> {
+    if streams.is_empty() {
+        return open_images(spec);
+    }
+    let disks = link::disks(streams)?;
+    if disks.len() != spec.kept.len() {
+        let what = format!("{} disks are kept, and {} are named", disks.len(), spec.kept.len());
+        return Err(Error::new(Family::Failed, what));
+    }
+    Ok(spec.kept.iter().cloned().zip(disks).collect())
+}
+
 /// Opens the images, and all files that these name.
 ///
 /// # Errors
@@ -147,27 +164,10 @@ pub fn open_images(spec: &MountSpec) -> Result<Disks> {
     let open = |image: &super::ImageSpec| {
         let source = image.source();
         let opened = Source::open(&source)?;
-        Ok((source.name(), Arc::new(Opened(opened)) as Arc<dyn ReadAt>))
+        Ok((source.name(), opened.into_disk()))
     };
     if spec.images.is_empty() {
         return Err(Error::new(Family::Usage, "no image is named"));
     }
     spec.images.iter().map(open).collect()
-}
-
-/// An image as a disk.
-struct Opened(Source);
-
-impl ReadAt for Opened {
-    fn size(&self) -> ByteLen {
-        self.0.size()
-    }
-
-    fn read_exact_at(&self, at: ByteOffset, buf: &mut [u8]) -> std::result::Result<(), ReadError> {
-        self.0.disk().read_exact_at(at, buf)
-    }
-
-    fn extent_at(&self, at: ByteOffset) -> std::result::Result<Extent, ReadError> {
-        self.0.disk().extent_at(at)
-    }
 }

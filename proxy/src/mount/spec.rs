@@ -46,6 +46,8 @@ pub struct MountSpec {
     pub command: String,
     /// The images, in the order of their numbers.
     pub images: Vec<ImageSpec>,
+    /// The names of the disks that another process keeps; then there are no images.
+    pub kept: Vec<String>,
     /// What is shown, for people.
     pub source: String,
     /// The directory.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use super::directory::Directory;
+use super::link;
 use super::report::Report;
 use super::server::{LOCAL, SERVER_COMMAND};
 use super::spec::{Answer, MountSpec, receive, send};
@@ -40,11 +41,11 @@ pub struct Started {
     server: Child,
 }
 
-/// Starts a server for `spec` and waits until its mount is ready.
+/// Starts a server for `spec` and waits until its mount is ready. `links` are connections to the process that keeps the disks, if one does.
 ///
 /// # Errors
 /// Those of the server; [`Family::Cancelled`]. Then nothing is left, or the error says what.
-pub async fn start(spec: &MountSpec, program: &Program, cancel: &Cancel) -> Result<Started> {
+pub async fn start(spec: &MountSpec, program: &Program, links: Vec<UnixStream>, cancel: &Cancel) -> Result<Started> {
     let state = StateDir::at(&spec.state)?;
     reap_local(&state, LOCAL).await;
     Directory::plan(&spec.directory)?;
@@ -60,6 +61,8 @@ pub async fn start(spec: &MountSpec, program: &Program, cancel: &Cancel) -> Resu
         .spawn()
         .failed(|| format!("cannot start {}", program.path.display()))?;
     let ready = async {
+        link::send_streams(&control, &links).failed(|| "cannot hand the disks over".into())?;
+        drop(links);
         send(&mut control, spec)?;
         let answer = cancel.or_stop(crate::disk::blocking(move || receive::<Answer>(&control))).await?;
         answer
@@ -99,6 +102,7 @@ impl Started {
             super::undo::detach(run, &path)?;
             super::undo::wait_for_end(&state, run).await?;
         }
+        super::undo::take_log(&state, run).iter().for_each(|line| crate::tell(line));
         undo_now(&state, run).await?;
         match ended {
             Ok(status) if !status.success() => Err(Error::new(Family::Failed, format!("the server ended: {status}"))),

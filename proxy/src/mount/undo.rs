@@ -156,7 +156,7 @@ fn journal_path(state: &StateDir, run: RunId) -> std::path::PathBuf {
 }
 
 /// What the mount's log says; the log goes, for its lines are told now.
-fn take_log(state: &StateDir, run: RunId) -> Vec<String> {
+pub(super) fn take_log(state: &StateDir, run: RunId) -> Vec<String> {
     let Ok(folder) = state.mount_logs() else { return Vec::new() };
     let path = folder.join(format!("{run}.log"));
     let text = std::fs::read(&path).unwrap_or_default();

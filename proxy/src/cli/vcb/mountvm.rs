@@ -43,6 +43,7 @@ async fn mount(image: PathBuf, directory: PathBuf) -> Result<()> {
         state: StateDir::from_environment()?.path().to_owned(),
         command: "mountvm".into(),
         images: vec![ImageSpec { path, raw: None, map: Vec::new() }],
+        kept: Vec::new(),
         source: image.display().to_string(),
         directory,
         allow_other: false,

@@ -1,7 +1,10 @@
 use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use blockdev::{ByteOffset, MemDisk, ReadAt};
 use rustix::fs::FileType;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -10,10 +13,15 @@ use super::{guest, may_mount};
 use crate::config::StateDir;
 use crate::error::Family;
 use crate::job::{Cancel, CleanupReport, Progress, Retry, RunId, runs, undo_run};
-use crate::mount::{Guest, MountSpec, Program, Started, server_main_with, start, unmount};
+use crate::mount::{Disks, Guest, MountSpec, Program, Started, link, open_disks, server_main_with, start, unmount};
 
-fn shown(spec: &MountSpec) -> Guest {
+fn shown(spec: &MountSpec, disks: &Disks) -> Guest {
     let mut memory = Memory::new();
+    for (name, disk) in disks {
+        let mut bytes = vec![0; disk.size().to_usize().unwrap()];
+        disk.read_exact_at(ByteOffset(0), &mut bytes).unwrap();
+        memory.add(name, Content::Bytes(bytes));
+    }
     memory.add("file.txt", Content::Bytes(b"hello".to_vec()));
     memory.add("big", Content::Pattern(64 << 20));
     memory.add("torn", Content::Torn(1 << 20));
@@ -29,11 +37,11 @@ fn serves_when_told_to() {
         return;
     }
     let told = std::cell::RefCell::new(None);
-    let open = |spec: &MountSpec| {
+    let open = |spec: &MountSpec, streams: Vec<UnixStream>| {
         told.replace(Some(spec.clone()));
-        Ok(Vec::new())
+        if streams.is_empty() { Ok(Vec::new()) } else { open_disks(spec, streams) }
     };
-    let code = server_main_with(open, |_, _| shown(told.borrow().as_ref().unwrap()));
+    let code = server_main_with(open, |disks, _| shown(told.borrow().as_ref().unwrap(), &disks));
     assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::SUCCESS));
 }
 
@@ -53,6 +61,7 @@ impl Place {
             state: state.path().to_owned(),
             command: "mount".into(),
             images: Vec::new(),
+            kept: Vec::new(),
             source: source.into(),
             directory,
             allow_other: false,
@@ -61,10 +70,14 @@ impl Place {
     }
 
     async fn start(&self) -> crate::Result<Started> {
+        self.start_with(Vec::new()).await
+    }
+
+    async fn start_with(&self, links: Vec<UnixStream>) -> crate::Result<Started> {
         let name = "mount::tests::process::serves_when_told_to";
         let arguments = ["--exact", name, "--nocapture", "--test-threads=1"].map(str::to_owned).into();
         let program = Program { path: std::env::current_exe().unwrap(), arguments };
-        start(&self.spec, &program, &Cancel::never()).await
+        start(&self.spec, &program, links, &Cancel::never()).await
     }
 
     async fn unmount(&self, force: bool) -> crate::Result<crate::mount::Unmounted> {
@@ -160,6 +173,26 @@ async fn a_killed_server_is_cleaned_up_by_unmount_and_by_cleanup() {
         }
         assert!(place.is_clean());
     }
+}
+
+#[tokio::test]
+async fn disks_of_another_process_are_read_from_within_the_lock_in() {
+    if !may_mount() {
+        return;
+    }
+    let mut place = Place::new("linked");
+    place.spec.kept = vec!["disk0".into(), "disk1".into()];
+    let connection = |_| {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let kept: Vec<Arc<dyn ReadAt>> =
+            vec![Arc::new(MemDisk::new(vec![1; 3 << 20])), Arc::new(MemDisk::new(vec![2]))];
+        std::thread::spawn(move || link::serve_disks(ours, &kept));
+        theirs
+    };
+    let _started = place.start_with((0..2).map(connection).collect()).await.unwrap();
+    let file = |name: &str| fs::read(place.spec.directory.join("letters/C").join(name)).unwrap();
+    assert_eq!((file("disk0"), file("disk1")), (vec![1; 3 << 20], vec![2]));
+    assert!(place.unmount(false).await.unwrap().was_mounted && place.is_clean());
 }
 
 #[tokio::test]
