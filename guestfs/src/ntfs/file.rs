@@ -183,7 +183,7 @@ impl<'v> File<'v> {
         if self.tag == Some(Tag::WOF)
             && let Some(packed) = self.volume.stream(&self.record, kind::DATA, &reparse::wof_stream())?
         {
-            allocated = packed.allocated();
+            allocated = packed.allocated().max(packed.len().next_multiple_of(8).min(512));
         }
         if kind == FileKind::Link {
             size = 0;
@@ -253,10 +253,11 @@ impl<'v> File<'v> {
     }
 }
 
-/// Length and space of a value whose first piece this is.
+/// Length and space of a value whose first piece this is. One in the record takes space too: `tar --sparse` takes a file that has a length
+/// and no space for a hole, and stores zeros.
 fn sizes(first: &super::record::Attribute<'_>) -> (u64, u64) {
     match first.body {
-        super::record::Body::Resident(_) => (first.len(), 0),
+        super::record::Body::Resident(_) => (first.len(), first.len().next_multiple_of(8)),
         super::record::Body::Clusters(clusters) => (clusters.size, clusters.compressed.unwrap_or(clusters.allocated)),
     }
 }

@@ -199,17 +199,20 @@ fn check_file(volume: &dyn FileSystem, file: FileId, facts: &Value, shown: &str)
             if let Some(sha256) = facts["sha256"].as_str() {
                 assert_eq!(digest(&*bytes).unwrap_or_else(|e| panic!("{shown}: {e}")), sha256, "{shown}: content");
             }
-            check_extents(&*bytes, shown);
+            let stored = check_extents(&*bytes, shown);
+            // tar takes what has a length and no space for a hole.
+            assert!(!stored || about.allocated.0 > 0, "{shown}: space");
         }
     }
 }
 
-/// Extents cover the file, and what they call a hole reads as zeros.
-fn check_extents(file: &dyn ReadAt, shown: &str) {
-    let mut at = 0;
+/// Extents cover the file, and what they call a hole reads as zeros. Answers whether there is anything else.
+fn check_extents(file: &dyn ReadAt, shown: &str) -> bool {
+    let (mut at, mut stored) = (0, false);
     while at < file.size().0 {
         let extent = file.extent_at(ByteOffset(at)).unwrap();
         assert!(extent.start.0 == at && extent.len.0 > 0 && extent.end().0 <= file.size().0, "{shown}: {extent:?}");
+        stored |= extent.kind == blockdev::ExtentKind::Data;
         if extent.kind != blockdev::ExtentKind::Data {
             let mut buf = vec![1; usize::try_from(extent.len.0.min(1 << 20)).unwrap()];
             file.read_exact_at(extent.start, &mut buf).unwrap();
@@ -217,6 +220,7 @@ fn check_extents(file: &dyn ReadAt, shown: &str) {
         }
         at = extent.end().0;
     }
+    stored
 }
 
 fn check_refused(volume: &dyn FileSystem, file: FileId, why: &str, shown: &str) {
