@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use blockdev::{ByteOffset, MemDisk, ReadAt};
+use nix::mount::{MntFlags, umount2};
 use rustix::fs::FileType;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -70,14 +71,14 @@ impl Place {
     }
 
     async fn start(&self) -> crate::Result<Started> {
-        self.start_with(Vec::new()).await
+        self.start_with(Vec::new(), &Cancel::never()).await
     }
 
-    async fn start_with(&self, links: Vec<UnixStream>) -> crate::Result<Started> {
+    async fn start_with(&self, links: Vec<UnixStream>, cancel: &Cancel) -> crate::Result<Started> {
         let name = "mount::tests::process::serves_when_told_to";
         let arguments = ["--exact", name, "--nocapture", "--test-threads=1"].map(str::to_owned).into();
         let program = Program { path: std::env::current_exe().unwrap(), arguments };
-        start(&self.spec, &program, links, &Cancel::never()).await
+        start(&self.spec, &program, links, cancel).await
     }
 
     async fn unmount(&self, force: bool) -> crate::Result<crate::mount::Unmounted> {
@@ -97,6 +98,12 @@ impl Place {
     fn is_clean(&self) -> bool {
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
         !self.spec.directory.exists() && self.journals().is_empty() && !table.contains(&self.spec.run.to_string())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = umount2(&self.spec.directory, MntFlags::MNT_DETACH); // only there if the test failed
     }
 }
 
@@ -189,7 +196,7 @@ async fn disks_of_another_process_are_read_from_within_the_lock_in() {
         std::thread::spawn(move || link::serve_disks(ours, &kept));
         theirs
     };
-    let _started = place.start_with((0..2).map(connection).collect()).await.unwrap();
+    let _started = place.start_with((0..2).map(connection).collect(), &Cancel::never()).await.unwrap();
     let file = |name: &str| fs::read(place.spec.directory.join("letters/C").join(name)).unwrap();
     assert_eq!((file("disk0"), file("disk1")), (vec![1; 3 << 20], vec![2]));
     assert!(place.unmount(false).await.unwrap().was_mounted && place.is_clean());
@@ -225,13 +232,24 @@ async fn where_nothing_can_be_read_nothing_is_left() {
 }
 
 #[tokio::test]
+async fn a_cancel_before_the_mount_is_ready_leaves_nothing() {
+    let place = Place::new("disk");
+    let (wish, cancel) = Cancel::by_hand();
+    wish.send(true).unwrap();
+    let error = place.start_with(Vec::new(), &cancel).await.map(|_| ()).unwrap_err();
+    assert_eq!(error.family(), Family::Cancelled, "{}", error.line());
+    assert!(place.is_clean());
+}
+
+#[tokio::test]
 async fn only_a_free_place_is_mounted_on_and_nothing_else_unmounted() {
     let place = Place::new("disk");
     let family = async |directory: &Path| {
-        let place = Place { folder: tempfile::tempdir().unwrap(), ..Place::new("disk") };
-        let spec = MountSpec { directory: directory.to_owned(), ..place.spec.clone() };
-        let tried = Place { spec, ..place };
-        tried.start().await.map(|_| ()).unwrap_err().family()
+        let mut tried = Place::new("disk");
+        directory.clone_into(&mut tried.spec.directory);
+        let family = tried.start().await.map(|_| ()).unwrap_err().family();
+        tried.spec.directory = tried.folder.path().join("mnt"); // what is named is not to be unmounted
+        family
     };
     let full = place.folder.path().join("full");
     fs::create_dir(&full).unwrap();
