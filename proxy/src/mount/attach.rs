@@ -13,7 +13,8 @@ use crate::error::{Context, Error, Family, Result};
 use crate::job::RunId;
 
 const DEVICE: &str = "/dev/fuse";
-/// More threads than cores lose, and more than these are never needed to keep a disk busy.
+/// As many threads as cores, on one descriptor: on two cores, a file of 1 GiB in memory was read at 1.6 GB/s by two threads and at 1.1 GB/s by
+/// one; a descriptor for each thread gained nothing, and would have to be opened after the lock-in. More than these are never needed to keep a disk busy.
 const MOST_THREADS: usize = 8;
 
 /// Mounts on `dir` and agrees with the kernel on how they talk. Requests wait until the session runs.
@@ -81,7 +82,8 @@ fn attach_by_helper(served: Served, dir: &Path, run: RunId, allow_other: bool) -
     })
 }
 
-/// The kernel reads 128 KiB ahead at most unless root says otherwise. Without it all works, only slower.
+/// The kernel reads 128 KiB ahead at most unless root says otherwise. Without it all works, only slower: 1.5 instead of 1.7 GB/s from
+/// memory, and more where each request is a round trip.
 fn read_further_ahead(dir: &Path) {
     let Ok(Some(mounted)) = table::at(dir) else { return };
     let setting = format!("/sys/class/bdi/{}/read_ahead_kb", mounted.device);
