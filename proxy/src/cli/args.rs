@@ -11,7 +11,7 @@ use super::output::ShowArgs;
 use crate::config::{ConnectionUri, PasswordSources, TlsChoice};
 use crate::error::{Error, Family, Result};
 use crate::hypervisor::{Connected, connect};
-use crate::job::{Cancel, Quiesce};
+use crate::job::{Cancel, Quiesce, Retry};
 
 /// Backs up running virtual machines from outside, restores them, and proves both.
 #[derive(Parser)]
@@ -201,11 +201,26 @@ pub(super) struct BackupArgs {
     /// The directory to make; its parent must exist
     #[arg(short, long, value_name = "DIR")]
     pub(super) output: PathBuf,
-    #[command(flatten)]
-    pub(super) connect: ConnectArgs,
     /// The kind of VMDK to write
     #[arg(long, value_enum, default_value = "monolithicSparse")]
     pub(super) format: Format,
+    #[command(flatten)]
+    pub(super) freeze: FreezeArgs,
+    /// Requests in flight per disk
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub(super) streams: u8,
+    /// Read every disk a second time and compare, which finds bytes that the host or the way to it got wrong
+    #[arg(long)]
+    pub(super) audit: bool,
+    #[command(flatten)]
+    pub(super) show: ShowArgs,
+}
+
+/// How a VM is reached and frozen.
+#[derive(Args)]
+pub(super) struct FreezeArgs {
+    #[command(flatten)]
+    pub(super) connect: ConnectArgs,
     /// What to do when the guest cannot be quiesced: fail, go on, or do not ask it
     #[arg(long, value_enum, default_value = "try")]
     pub(super) quiesce: Quiesce,
@@ -215,20 +230,6 @@ pub(super) struct BackupArgs {
     /// Leave this disk out, such as scsi0:1; may stand more than once
     #[arg(long, value_name = "ADDRESS")]
     pub(super) exclude_disk: Vec<String>,
-    /// Read every disk a second time and compare, which finds bytes that the host or the way to it got wrong
-    #[arg(long)]
-    pub(super) audit: bool,
-    #[command(flatten)]
-    pub(super) tuning: TuningArgs,
-    #[command(flatten)]
-    pub(super) show: ShowArgs,
-}
-
-#[derive(Args)]
-pub(super) struct TuningArgs {
-    /// Requests in flight per disk
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
-    pub(super) streams: u8,
     /// How often the removal of the snapshot is tried again
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub(super) retries: u32,
@@ -240,9 +241,18 @@ pub(super) struct TuningArgs {
     pub(super) snapshot_timeout: u64,
 }
 
-impl TuningArgs {
+impl FreezeArgs {
     pub(super) fn snapshot_limit(&self) -> Duration {
         Duration::from_secs(self.snapshot_timeout)
+    }
+
+    /// How often the removal of the snapshot is tried.
+    pub(super) fn removals(&self) -> Retry {
+        Retry {
+            times: self.retries,
+            wait: Duration::from_secs(self.backoff),
+            longest: Duration::from_secs(self.backoff.max(60)),
+        }
     }
 }
 

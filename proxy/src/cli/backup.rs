@@ -6,28 +6,24 @@ use crate::config::StateDir;
 use crate::error::Result;
 use crate::export::Consistency;
 use crate::hypervisor::{Spec, connect};
-use crate::job::{BackupOptions, BackupReport, Cancel, Progress, Retry, backup};
+use crate::job::{BackupOptions, BackupReport, Cancel, Progress, backup};
 
 pub(super) async fn run(args: BackupArgs) -> Result<()> {
     let spec: Spec = args.spec.parse()?;
     let options = BackupOptions {
         target: args.output.clone(),
         subformat: args.format.into(),
-        quiesce: args.quiesce,
-        transport: args.transport.parse()?,
-        streams: usize::from(args.tuning.streams),
-        exclude: args.exclude_disk.clone(),
+        quiesce: args.freeze.quiesce,
+        transport: args.freeze.transport.parse()?,
+        streams: usize::from(args.streams),
+        exclude: args.freeze.exclude_disk.clone(),
         audit: args.audit,
-        removals: Retry {
-            times: args.tuning.retries,
-            wait: Duration::from_secs(args.tuning.backoff),
-            longest: Duration::from_secs(args.tuning.backoff.max(60)),
-        },
+        removals: args.freeze.removals(),
         command: "backup".into(),
     };
     let progress = Progress::new(args.show.progress);
-    let uri = args.connect.uri()?;
-    let limit = Some(args.tuning.snapshot_limit());
+    let uri = args.freeze.connect.uri()?;
+    let limit = Some(args.freeze.snapshot_limit());
     let report = with_backup(uri, spec, options, progress, ConnectArgs::passwords(), limit).await?;
     if args.show.json { output::json(&report) } else { show(&report) }
 }

@@ -9,7 +9,7 @@ use super::mount_args::{FsArgs, FsCommand, ImagesArgs, WhereArgs};
 use super::output;
 use crate::disk::blocking;
 use crate::error::{Error, Family, Result};
-use crate::job::{Cancel, Progress, ProgressMode, RunId};
+use crate::job::{Cancel, Progress, ProgressMode};
 use crate::mount::look::{copy_out, is_guest_path, is_like, open_tree, resolve, verify, walk};
 use crate::mount::{MountSpec, NodeId, Report, Tree};
 
@@ -71,14 +71,10 @@ fn split(words: &[PathBuf]) -> (Vec<PathBuf>, String) {
 
 fn spec(paths: &[PathBuf], source: &ImagesArgs) -> Result<MountSpec> {
     Ok(MountSpec {
-        run: RunId::new(),
-        state: PathBuf::new(),
         command: "fs".into(),
         images: images(paths, source)?,
-        kept: Vec::new(),
         source: paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
-        directory: PathBuf::new(),
-        allow_other: false,
+        ..MountSpec::default()
     })
 }
 

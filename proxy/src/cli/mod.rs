@@ -41,6 +41,9 @@ pub fn main() -> ExitCode {
         allow_many_files();
         return crate::mount::server_main();
     }
+    if args.get(1).is_some_and(|word| word == crate::mount::KEEPER_COMMAND) {
+        return keep();
+    }
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -52,6 +55,14 @@ pub fn main() -> ExitCode {
     log::start(log::Style::Plain, cli.verbose);
     allow_many_files();
     finish(run(dispatch(cli.command)).and_then(|()| output::finish()))
+}
+
+/// The process that keeps a VM's disks for a mount.
+fn keep() -> ExitCode {
+    let Some(told) = crate::mount::told() else { return ExitCode::from(Family::Usage.exit_code()) };
+    let (vcb, more) = told.request.log;
+    log::start(if vcb { log::Style::Vcb } else { log::Style::Plain }, more);
+    finish(run(crate::mount::run_keeper(told)))
 }
 
 /// A split disk of 8 TiB is 4100 open files, and many systems let a process have 1024 unless it asks for more.

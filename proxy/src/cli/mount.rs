@@ -1,38 +1,87 @@
 use std::path::{Path, PathBuf};
 
+use super::args::ConnectArgs;
 use super::mount_args::{ImagesArgs, MountArgs, MountsArgs, UnmountArgs};
 use super::output;
-use crate::config::StateDir;
+use crate::config::{PasswordSources, StateDir};
 use crate::disk::SourceFormat;
 use crate::error::{Context, Error, Family, Result};
 use crate::export::CATALOG_NAME;
-use crate::job::{Cancel, Progress, RunId};
-use crate::mount::{ImageSpec, MountSpec, Program, Unmounted, mounts, start, unmount};
+use crate::job::{Cancel, HoldOptions, Progress};
+use crate::mount::{ImageSpec, KeepRequest, MountSpec, Program, Report, Unmounted, keep, mounts, start, unmount};
 
 pub(super) async fn run(args: MountArgs) -> Result<()> {
+    if args.images.is_empty() {
+        return run_vm(args).await;
+    }
+    if args.output.is_some() {
+        return Err(Error::new(Family::Usage, "with --image, -o does not belong: say mount --image FILE DIR"));
+    }
     let spec = MountSpec {
-        run: RunId::new(),
         state: StateDir::from_environment()?.path().to_owned(),
         command: "mount".into(),
         images: images(&args.images, &args.source)?,
-        kept: Vec::new(),
         source: names(&args.images),
-        directory: args.directory,
+        directory: args.word.into(),
         allow_other: args.allow_other,
+        ..MountSpec::default()
     };
-    mount_and_show(&spec, args.json, args.foreground).await
+    mount_and_show(&spec, args.show.json, args.foreground).await
 }
 
-/// Mounts, prints what is shown, and stays if that is wished.
+/// Mounts images, prints what is shown, and stays if that is wished.
 pub(super) async fn mount_and_show(spec: &MountSpec, json: bool, stay: bool) -> Result<()> {
     let cancel = Cancel::on_signals()?;
     let started = start(spec, &Program::this()?, Vec::new(), &cancel).await?;
-    if json {
-        output::json(&started.report)?;
-    } else {
-        output::text(&started.report.text());
-    }
+    show(&started.report, json)?;
     if stay { started.stay(spec, &cancel).await } else { Ok(()) }
+}
+
+async fn run_vm(args: MountArgs) -> Result<()> {
+    let directory = args.output.ok_or_else(|| {
+        Error::new(Family::Usage, "no directory is named to mount on")
+            .hint("say mount SPEC -o DIR, or mount --image FILE DIR")
+    })?;
+    let freeze = args.freeze;
+    let request = KeepRequest {
+        uri: freeze.connect.uri()?.to_string(),
+        vm: args.word,
+        hold: HoldOptions {
+            quiesce: freeze.quiesce,
+            transport: freeze.transport.parse()?,
+            exclude: freeze.exclude_disk.clone(),
+            removals: freeze.removals(),
+            command: "mount".into(),
+        },
+        snapshot_limit: Some(freeze.snapshot_limit()),
+        state: StateDir::from_environment()?.path().to_owned(),
+        directory,
+        allow_other: args.allow_other,
+        progress: args.show.progress,
+        log: (false, 0),
+    };
+    keep_and_show(&request, &ConnectArgs::passwords(), args.show.json, args.foreground).await
+}
+
+/// Mounts the files of a VM, prints what is shown, and stays if that is wished.
+pub(super) async fn keep_and_show(
+    request: &KeepRequest,
+    passwords: &PasswordSources,
+    json: bool,
+    stay: bool,
+) -> Result<()> {
+    let cancel = Cancel::on_signals()?;
+    let kept = keep(request, passwords, &cancel, stay).await?;
+    show(&kept.report, json)?;
+    kept.stay(&StateDir::at(&request.state)?, &cancel).await
+}
+
+fn show(report: &Report, json: bool) -> Result<()> {
+    if json {
+        return output::json(report);
+    }
+    output::text(&report.text());
+    Ok(())
 }
 
 fn names(images: &[PathBuf]) -> String {

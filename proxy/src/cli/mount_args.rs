@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::args::FreezeArgs;
 use super::disk_args::MapArgs;
 use super::output::ShowArgs;
 use crate::disk::SourceFormat;
@@ -18,22 +19,27 @@ pub(super) struct ImagesArgs {
 
 #[derive(Args)]
 pub(super) struct MountArgs {
-    /// A disk image, or the directory of a backup; may stand more than once
-    #[arg(long = "image", value_name = "FILE", required = true)]
-    pub(super) images: Vec<PathBuf>,
+    /// The VM: name:, uuid:, ipaddr: or moref:. With --image, the directory to mount on
+    #[arg(value_name = "SPEC")]
+    pub(super) word: String,
     /// The directory to mount on: an empty one, or one to make; its parent must exist
-    pub(super) directory: PathBuf,
+    #[arg(short, long, value_name = "DIR")]
+    pub(super) output: Option<PathBuf>,
+    /// A disk image, or the directory of a backup, instead of a VM; may stand more than once
+    #[arg(long = "image", value_name = "FILE")]
+    pub(super) images: Vec<PathBuf>,
     #[command(flatten)]
     pub(super) source: ImagesArgs,
+    #[command(flatten)]
+    pub(super) freeze: FreezeArgs,
     /// Let other users read too
     #[arg(long)]
     pub(super) allow_other: bool,
     /// Stay until it is unmounted; a signal unmounts it
     #[arg(long)]
     pub(super) foreground: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) show: ShowArgs,
 }
 
 #[derive(Args)]

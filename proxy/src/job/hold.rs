@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_secs(20);
 const BLIND: u32 = 6;
 
 /// How a VM is held.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct HoldOptions {
     /// What is asked of the guest.
     pub quiesce: Quiesce,

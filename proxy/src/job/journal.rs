@@ -88,6 +88,19 @@ pub struct Begin {
     pub pid: u32,
 }
 
+impl Begin {
+    /// The head of the journal at `path`, whether its run is alive or dead.
+    #[must_use]
+    pub fn peek(path: &Path) -> Option<Self> {
+        let mut text = Vec::new();
+        File::open(path).ok()?.take(MAX_JOURNAL).read_to_end(&mut text).ok()?;
+        match serde_json::from_slice(text.split(|byte| *byte == b'\n').next()?).ok()? {
+            Record::Begin(begin) => Some(begin),
+            _ => None,
+        }
+    }
+}
+
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "entry", rename_all = "kebab-case")]

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::tell;
 
 /// How progress is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 pub enum ProgressMode {
     /// A bar on a terminal, lines elsewhere.
     Auto,

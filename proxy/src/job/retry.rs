@@ -5,7 +5,7 @@ use super::Cancel;
 use crate::error::{Error, Result};
 
 /// How often something is tried again, and how long we wait between.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Retry {
     /// Tries after the first one.
     pub times: u32,

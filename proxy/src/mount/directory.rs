@@ -3,8 +3,11 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use super::table;
+use super::server::LOCAL;
+use super::{MountSpec, table};
+use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
+use crate::job::{Act, Journal};
 
 /// A directory that may be mounted on.
 pub(super) struct Directory {
@@ -39,6 +42,18 @@ impl Directory {
             None => Ok(Self { path, missing: false }),
             Some(_) => Err(exists("is not empty").hint("name a new or an empty directory")),
         }
+    }
+
+    /// What undoing the mount will take.
+    pub(super) fn act(&self) -> Act {
+        Act::Mount { path: self.path.clone(), made_directory: self.missing }
+    }
+
+    /// The journal of a run that does nothing but mount here.
+    pub(super) fn journal(&self, state: &StateDir, spec: &MountSpec) -> Result<Journal> {
+        let mut journal = Journal::begin(state, spec.run, &spec.command, LOCAL)?;
+        journal.intend(self.act())?;
+        Ok(journal)
     }
 
     /// Makes it if it is missing.

@@ -8,6 +8,7 @@ mod errors;
 mod fuse;
 mod guest;
 mod handles;
+mod keeper;
 pub mod link;
 mod links;
 mod listing;
@@ -36,6 +37,7 @@ pub mod look {
 }
 
 pub use guest::{Guest, GuestVolume, Letter};
+pub use keeper::{KEEPER_COMMAND, KeepRequest, Kept, Told, keep, run_keeper, told};
 pub use node::{NodeId, Place};
 pub use report::{Report, VolumeReport};
 pub use sandbox::Layer;

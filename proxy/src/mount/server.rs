@@ -25,7 +25,7 @@ use super::{Guest, Tree, link};
 use crate::config::StateDir;
 use crate::disk::Source;
 use crate::error::{Context, Error, Family, Result};
-use crate::job::{Act, Journal};
+use crate::job::Journal;
 
 /// The hidden command that makes a process the server of a mount.
 pub const SERVER_COMMAND: &str = "mount-server";
@@ -73,8 +73,8 @@ struct Ready {
     errors: Arc<ErrorLog>,
     log: File,
     nothing: File,
-    /// Held as long as this process lives: so long nobody takes the run for dead.
-    _journal: Journal,
+    /// Held as long as this process lives: so long nobody takes the run for dead. A keeper of the disks has the journal of its run.
+    _journal: Option<Journal>,
 }
 
 fn prepare(
@@ -92,8 +92,7 @@ fn prepare(
     let log = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&log_path);
     let log = log.failed(|| format!("cannot make {}", log_path.display()))?;
     let directory = Directory::plan(&spec.directory)?;
-    let mut journal = Journal::begin(&state, spec.run, &spec.command, LOCAL)?;
-    journal.intend(Act::Mount { path: directory.path.clone(), made_directory: directory.missing })?;
+    let journal = if spec.kept.is_empty() { Some(directory.journal(&state, spec)?) } else { None };
     directory.make()?;
     let (tree, errors) = (Arc::new(OnceLock::new()), Arc::new(ErrorLog::default()));
     let owner = (geteuid().as_raw(), getegid().as_raw());
@@ -104,6 +103,8 @@ fn prepare(
     let guest = volumes::readable(read(disks, &Cache::new(CACHE)))?;
     let mut report = Report::of(&guest, spec.run, spec.source.clone()).locked_in(layers);
     report.path = directory.path.display().to_string();
+    report.snapshot.clone_from(&spec.snapshot);
+    report.warnings.extend(spec.warnings.iter().cloned());
     let documents = report.documents();
     let _ = tree.set(Tree::new(guest, documents)); // it is set here alone
     Ok((report, Ready { session, errors, log, nothing, _journal: journal }))

@@ -1,11 +1,12 @@
-//! What the starting process tells the server, and what the server tells it: a line of JSON each, over a socket pair.
+//! What the starting process tells the server, and what the server tells it: a message each, over a socket pair.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::report::Report;
 use crate::disk::{SourceFormat, SourceSpec};
@@ -13,7 +14,7 @@ use crate::error::{Context, Error, Family, Result};
 use crate::job::RunId;
 
 /// A report of some thousand volumes is shorter.
-const LONGEST_LINE: u64 = 16 << 20;
+const LONGEST_MESSAGE: usize = 16 << 20;
 
 /// A disk image to show.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,7 +37,7 @@ impl ImageSpec {
 }
 
 /// What to mount where.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct MountSpec {
     /// The run.
     pub run: RunId,
@@ -54,6 +55,10 @@ pub struct MountSpec {
     pub directory: PathBuf,
     /// Whether other users may read.
     pub allow_other: bool,
+    /// The snapshot that keeps the disks still, if there is one.
+    pub snapshot: Option<String>,
+    /// What users should know, beside what is found on the disks.
+    pub warnings: Vec<String>,
 }
 
 /// What became of it.
@@ -68,8 +73,12 @@ impl Answer {
     pub(super) fn of(result: Result<Report>) -> Self {
         match result {
             Ok(report) => Self::Ready(Box::new(report)),
-            Err(error) => Self::Failed { exit_code: error.family().exit_code(), line: error.line() },
+            Err(error) => Self::failed(&error),
         }
+    }
+
+    pub(super) fn failed(error: &Error) -> Self {
+        Self::Failed { exit_code: error.family().exit_code(), line: error.line() }
     }
 
     pub(super) fn into_result(self) -> Result<Report> {
@@ -93,17 +102,27 @@ impl Answer {
     }
 }
 
+/// A message: its length (32 bits, little-endian), then JSON.
 pub(super) fn send(stream: &mut UnixStream, value: &impl Serialize) -> Result<()> {
     let what = || "cannot talk to the other half of the mount".to_owned();
-    let mut line = serde_json::to_vec(value).failed(what)?;
-    line.push(b'\n');
-    stream.write_all(&line).failed(what)
+    let text = Zeroizing::new(serde_json::to_vec(value).failed(what)?); // it may hold a password
+    let len = u32::try_from(text.len()).failed(what)?;
+    stream.write_all(&len.to_le_bytes()).and_then(|()| stream.write_all(&text)).failed(what)
 }
 
-/// The next line of the other side, `None` if it ended without one.
-pub(super) fn receive<T: DeserializeOwned>(stream: &UnixStream) -> Result<Option<T>> {
+/// The next message of the other side, `None` if it ended without one.
+pub(super) fn receive<T: DeserializeOwned>(mut stream: &UnixStream) -> Result<Option<T>> {
     let what = || "cannot understand the other half of the mount".to_owned();
-    let mut line = Vec::new();
-    BufReader::new(stream.take(LONGEST_LINE)).read_until(b'\n', &mut line).failed(what)?;
-    if line.is_empty() { Ok(None) } else { serde_json::from_slice(&line).map(Some).failed(what) }
+    let mut len = [0; 4];
+    if stream.read(&mut len[..1]).failed(what)? == 0 {
+        return Ok(None);
+    }
+    stream.read_exact(&mut len[1..]).failed(what)?;
+    let len = usize::try_from(u32::from_le_bytes(len)).failed(what)?;
+    if len > LONGEST_MESSAGE {
+        return Err(Error::new(Family::Failed, what()));
+    }
+    let mut text = Zeroizing::new(vec![0; len]);
+    stream.read_exact(&mut text).failed(what)?;
+    serde_json::from_slice(&text).map(Some).failed(what)
 }

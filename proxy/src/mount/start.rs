@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use super::directory::Directory;
 use super::link;
@@ -13,7 +13,7 @@ use super::spec::{Answer, MountSpec, receive, send};
 use super::undo::undo_now;
 use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
-use crate::job::{Cancel, reap_local};
+use crate::job::{Cancel, RunId, reap_local};
 
 /// How the server is started.
 pub struct Program {
@@ -89,25 +89,50 @@ impl Started {
         let _ = self.server.wait();
     }
 
-    /// Waits until the mount is gone; a cancel unmounts it.
+    /// Waits until the mount is gone and its server has ended; a cancel unmounts it. Undoing the rest is the caller's.
+    ///
+    /// # Errors
+    /// [`Family::LeftBehind`] if the server does not end although its mount is gone.
+    pub(super) async fn ended(mut self, run: RunId, cancel: &Cancel) -> Result<ExitStatus> {
+        let path = PathBuf::from(&self.report.path);
+        let wait = move || self.server.wait().failed(|| "cannot wait for the server".into());
+        let mut waiting = tokio::task::spawn_blocking(wait);
+        let stopped = || "the wait for the server was stopped".to_owned();
+        match cancel.or_stop(async { (&mut waiting).await.failed(stopped) }).await {
+            Err(error) if error.family() == Family::Cancelled => {
+                super::undo::detach(run, &path)?;
+                let ended = tokio::time::timeout(super::undo::LONGEST_END, waiting).await;
+                let ended = ended.map_err(|_| {
+                    Error::new(
+                        Family::LeftBehind,
+                        format!("the server of the mount on {} has not ended", path.display()),
+                    )
+                    .hint("somebody has files open in it; `stillframe cleanup` removes the rest later")
+                })?;
+                ended.failed(stopped)?
+            }
+            ended => ended?,
+        }
+    }
+
+    /// Waits until the mount is gone; a cancel unmounts it. Then nothing of the run is left.
     ///
     /// # Errors
     /// [`Family::LeftBehind`] if something is left.
-    pub async fn stay(mut self, spec: &MountSpec, cancel: &Cancel) -> Result<()> {
+    pub async fn stay(self, spec: &MountSpec, cancel: &Cancel) -> Result<()> {
         let state = StateDir::at(&spec.state)?;
-        let (run, path) = (spec.run, PathBuf::from(&self.report.path));
-        let ended = crate::disk::blocking(move || self.server.wait().failed(|| "cannot wait for the server".into()));
-        let ended = cancel.or_stop(ended).await;
-        if matches!(&ended, Err(error) if error.family() == Family::Cancelled) {
-            super::undo::detach(run, &path)?;
-            super::undo::wait_for_end(&state, run).await?;
-        }
-        super::undo::take_log(&state, run).iter().for_each(|line| crate::tell(line));
-        undo_now(&state, run).await?;
-        match ended {
-            Ok(status) if !status.success() => Err(Error::new(Family::Failed, format!("the server ended: {status}"))),
-            Err(error) if error.family() != Family::Cancelled => Err(error),
-            _ => Ok(()),
-        }
+        let ended = self.ended(spec.run, cancel).await;
+        super::undo::take_log(&state, spec.run).iter().for_each(|line| crate::tell(line));
+        undo_now(&state, spec.run).await?;
+        check_end(ended?)
+    }
+}
+
+/// A server that ended by itself did so because its mount was gone.
+pub(super) fn check_end(status: ExitStatus) -> Result<()> {
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Error::new(Family::Failed, format!("the server of the mount ended: {status}")))
     }
 }

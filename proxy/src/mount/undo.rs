@@ -8,13 +8,16 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use rustix::process::geteuid;
 
+use super::server::LOCAL;
 use super::table;
 use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
-use crate::job::{CleanupReport, Progress, Recorded, Retry, RunId, undo_run};
+use crate::job::{Begin, CleanupReport, Progress, Recorded, Retry, RunId, undo_run};
 
 /// So long the server of a mount that is gone may take to end.
-const LONGEST_END: Duration = Duration::from_secs(30);
+pub(super) const LONGEST_END: Duration = Duration::from_secs(30);
+/// So long the keeper may take to remove the snapshot: it tries again for minutes, and large deltas take theirs.
+const LONGEST_REMOVAL: Duration = Duration::from_secs(3600);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// What unmounting found.
@@ -117,11 +120,19 @@ pub async fn unmount(state: &StateDir, path: &Path, force: bool, progress: &Prog
         return Ok(Unmounted { path: shown, was_mounted: false, errors: Vec::new() });
     };
     let run = mounted.run().ok_or_else(|| Error::new(Family::Usage, format!("the mount on {shown} is not ours")))?;
+    let kept = Begin::peek(&journal_path(state, run)).is_some_and(|begin| begin.uri != LOCAL);
     unmount_one(&path, force)?;
-    progress.step(&format!("{shown}: waiting for the server of the mount to end"));
-    wait_for_end(state, run).await?;
+    progress.step(&match kept {
+        true => format!("{shown}: waiting until its snapshot is gone"),
+        false => format!("{shown}: waiting for the server of the mount to end"),
+    });
+    let ended = wait_for_end(state, run, if kept { LONGEST_REMOVAL } else { LONGEST_END }).await;
     let errors = take_log(state, run);
-    undo_now(state, run).await?;
+    ended?;
+    undo_now(state, run).await.map_err(|left| match errors.last() {
+        Some(last) => left.caused_by(last.clone()),
+        None => left,
+    })?;
     Ok(Unmounted { path: shown, was_mounted: true, errors })
 }
 
@@ -138,11 +149,11 @@ fn refuse_other(path: &Path) -> Result<()> {
     }
 }
 
-/// The server holds the lock of its journal as long as it lives.
-pub(super) async fn wait_for_end(state: &StateDir, run: RunId) -> Result<()> {
+/// The server of a mount, or the keeper of its disks, holds the lock of its journal as long as it lives.
+async fn wait_for_end(state: &StateDir, run: RunId, longest: Duration) -> Result<()> {
     let (journal, began) = (journal_path(state, run), Instant::now());
     while journal.exists() && Recorded::open(&journal)?.is_none() {
-        if began.elapsed() > LONGEST_END {
+        if began.elapsed() > longest {
             return Err(Error::new(Family::LeftBehind, format!("the server of run {run} has not ended"))
                 .hint("somebody has files open in the mount; `stillframe cleanup` removes the rest later"));
         }

@@ -17,7 +17,7 @@ use crate::error::{Error, Family, Result};
 use crate::hypervisor::{Disk, Link, SnapshotId, VmConfig};
 
 /// A route as users name it: the VCB modes and ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Transport {
     /// The best route there is.
     Auto,

@@ -1,4 +1,4 @@
-//! `vcbMounter`: back one VM up into a directory of VCB's layout (vcb.md sections 3, 4 and 10).
+//! `vcbMounter`: back one VM up into a directory of VCB's layout, or mount its files there (vcb.md sections 3, 4 and 10).
 
 use std::path::{Component, PathBuf};
 
@@ -9,13 +9,16 @@ use super::getopt::Options;
 use super::{secret, start_log};
 use crate::cli::args::ConnectArgs;
 use crate::cli::backup::with_backup;
-use crate::config::{ConnectionUri, Scheme};
+use crate::cli::mount::{keep_and_show, show_unmounted};
+use crate::config::{ConnectionUri, Scheme, StateDir};
 use crate::error::{Error, Family, Result};
 use crate::hypervisor::Spec;
-use crate::job::{BackupOptions, Progress, ProgressMode, Quiesce, Retry};
+use crate::job::{BackupOptions, HoldOptions, Progress, ProgressMode, Quiesce, Retry};
+use crate::mount::{KeepRequest, unmount};
 use crate::transport::Transport;
 
-const USAGE: &str = "usage: vcbMounter -h HOST -u USER [-p PASSWORD] -a SPEC -r DIR [-t fullvm] [-m nbd|nbdssl] [-M 0|1] [-F 0|1] [-L 0-6]";
+const USAGE: &str = "usage: vcbMounter -h HOST -u USER [-p PASSWORD] -a SPEC -r DIR [-t fullvm|file] [-m nbd|nbdssl] [-M 0|1] [-F 0|1] \
+    [-L 0-6], or vcbMounter -U -r DIR";
 const WITH_VALUE: &str = "huparmctMFL";
 
 pub(super) fn main(args: &[String]) -> Result<()> {
@@ -31,24 +34,53 @@ pub(super) fn main(args: &[String]) -> Result<()> {
     if password.is_some() {
         tracing::warn!("-p shows the password to everybody who lists processes; use a password file, or leave it out");
     }
-    if options.has('U') || options.value('t').is_some_and(|t| t.eq_ignore_ascii_case("file")) {
-        return Err(Error::new(Family::Unsupported, "file-level mounts are not there yet").hint("use -t fullvm"));
-    }
-    let job = Job::from(&options)?;
     let mut passwords = ConnectArgs::passwords();
     passwords.given = password;
-    let result = crate::cli::run(async move {
-        let progress = Progress::new(ProgressMode::Auto);
-        with_backup(job.uri, job.spec, job.options, progress, passwords, None).await
-    })?;
-    crate::cli::backup::show(&result)
+    match Job::from(&options)? {
+        Job::Unmount { directory } => crate::cli::run(async move {
+            let progress = Progress::new(ProgressMode::Auto);
+            let unmounted = unmount(&StateDir::from_environment()?, &directory, false, &progress).await?;
+            show_unmounted(&unmounted);
+            Ok(())
+        }),
+        Job::Files { uri, vm, directory, transport } => {
+            let request = KeepRequest {
+                uri: uri.to_string(),
+                vm,
+                hold: HoldOptions {
+                    quiesce: Quiesce::Try,
+                    transport,
+                    exclude: Vec::new(),
+                    removals: Retry::REMOVALS,
+                    command: "vcbMounter -t file".into(),
+                },
+                snapshot_limit: None,
+                state: StateDir::from_environment()?.path().to_owned(),
+                directory,
+                allow_other: false,
+                progress: ProgressMode::Auto,
+                log: (true, level.saturating_sub(3)),
+            };
+            crate::cli::run(async move { keep_and_show(&request, &passwords, false, false).await })
+        }
+        Job::Image { uri, spec, options } => {
+            let result = crate::cli::run(async move {
+                let progress = Progress::new(ProgressMode::Auto);
+                with_backup(*uri, spec, options, progress, passwords, None).await
+            })?;
+            crate::cli::backup::show(&result)
+        }
+    }
 }
 
 /// What the options ask for.
-struct Job {
-    uri: ConnectionUri,
-    spec: Spec,
-    options: BackupOptions,
+enum Job {
+    /// All disks into a new directory.
+    Image { uri: Box<ConnectionUri>, spec: Spec, options: BackupOptions },
+    /// The guest's files under a new directory.
+    Files { uri: Box<ConnectionUri>, vm: String, directory: PathBuf, transport: Transport },
+    /// The end of such a mount.
+    Unmount { directory: PathBuf },
 }
 
 fn usage(what: String) -> Error {
@@ -66,12 +98,17 @@ fn one_of(text: &str, letter: char, most: u8) -> Result<u8> {
 impl Job {
     fn from(options: &Options) -> Result<Self> {
         let need = |letter| options.value(letter).ok_or_else(|| usage(format!("-{letter} is missing")));
-        let spec: Spec = need('a')?.parse()?;
         let target = destination(need('r')?)?;
-        match options.value('t').map(str::to_ascii_lowercase).as_deref() {
-            None | Some("fullvm") => {}
-            Some(other) => return Err(usage(format!("-t {other} is neither fullvm nor file"))),
+        if options.has('U') {
+            return Ok(Self::Unmount { directory: target });
         }
+        let spec: Spec = need('a')?.parse()?;
+        let transport = mode(options.value('m').unwrap_or("san"))?;
+        let files = match options.value('t').map(str::to_ascii_lowercase).as_deref() {
+            None | Some("fullvm") => false,
+            Some("file") => true,
+            Some(other) => return Err(usage(format!("-t {other} is neither fullvm nor file"))),
+        };
         let digit = |letter| options.value(letter).map_or(Ok(0), |text| one_of(text, letter, 1));
         // vcb.md section 10: -M is one file per disk, -F is flat.
         let subformat = match (digit('M')?, digit('F')?) {
@@ -80,21 +117,23 @@ impl Job {
             (_, 0) => Subformat::MonolithicSparse,
             _ => Subformat::MonolithicFlat,
         };
-        Ok(Self {
-            uri: connection(need('h')?, options.value('u'))?,
-            spec,
-            options: BackupOptions {
-                target,
-                subformat,
-                quiesce: Quiesce::Try,
-                transport: mode(options.value('m').unwrap_or("san"))?,
-                streams: 2,
-                exclude: Vec::new(),
-                audit: false,
-                removals: Retry::REMOVALS,
-                command: "vcbMounter".into(),
-            },
-        })
+        let uri = Box::new(connection(need('h')?, options.value('u'))?);
+        if files {
+            // -M and -F are about images; scripts that say them all the same are let be.
+            return Ok(Self::Files { uri, vm: need('a')?.to_owned(), directory: target, transport });
+        }
+        let options = BackupOptions {
+            target,
+            subformat,
+            quiesce: Quiesce::Try,
+            transport,
+            streams: 2,
+            exclude: Vec::new(),
+            audit: false,
+            removals: Retry::REMOVALS,
+            command: "vcbMounter".into(),
+        };
+        Ok(Self::Image { uri, spec, options })
     }
 }
 
@@ -152,6 +191,8 @@ fn destination(text: &str) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn job(args: &[&str]) -> Result<Job> {
@@ -163,12 +204,25 @@ mod tests {
 
     #[test]
     fn the_two_digits_choose_the_four_create_types() {
-        let of = |m, f| job(&[&BASE[..], &["-M", m, "-F", f]].concat()).unwrap().options.subformat;
+        let subformat = |args: &[&str]| match job(args).unwrap() {
+            Job::Image { options, .. } => options.subformat,
+            Job::Files { .. } | Job::Unmount { .. } => panic!("no image"),
+        };
+        let of = |m, f| subformat(&[&BASE[..], &["-M", m, "-F", f]].concat());
         assert_eq!(of("0", "0"), Subformat::TwoGbMaxExtentSparse);
         assert_eq!(of("0", "1"), Subformat::TwoGbMaxExtentFlat);
         assert_eq!(of("1", "0"), Subformat::MonolithicSparse);
         assert_eq!(of("1", "1"), Subformat::MonolithicFlat);
-        assert_eq!(job(&BASE).unwrap().options.subformat, Subformat::TwoGbMaxExtentSparse);
+        assert_eq!(subformat(&BASE), Subformat::TwoGbMaxExtentSparse);
+    }
+
+    #[test]
+    fn files_are_mounted_and_unmounted_by_their_directory_alone() {
+        let files = job(&[&BASE[..], &["-t", "File"]].concat()).unwrap();
+        assert!(matches!(files, Job::Files { vm, directory, .. } if vm == "name:x" && directory == Path::new("/b/x")));
+        let undone = job(&["-U", "-r", "/b/x"]).unwrap();
+        assert!(matches!(undone, Job::Unmount { directory } if directory == Path::new("/b/x")));
+        assert_eq!(job(&["-U"]).map(|_| ()).unwrap_err().family(), Family::Usage);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::start_log;
 use crate::cli::mount::{mount_and_show, show_unmounted};
 use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
-use crate::job::{Progress, ProgressMode, RunId};
+use crate::job::{Progress, ProgressMode};
 use crate::mount::{ImageSpec, MountSpec, unmount};
 
 const USAGE: &str = "usage: mountvm -d VMDK [-cycleId] MOUNTPOINT, or mountvm -u MOUNTPOINT";
@@ -39,14 +39,12 @@ pub(super) fn main(args: &[String]) -> Result<()> {
 async fn mount(image: PathBuf, directory: PathBuf) -> Result<()> {
     let path = std::path::absolute(&image).failed(|| format!("cannot use {}", image.display()))?;
     let spec = MountSpec {
-        run: RunId::new(),
         state: StateDir::from_environment()?.path().to_owned(),
         command: "mountvm".into(),
         images: vec![ImageSpec { path, raw: None, map: Vec::new() }],
-        kept: Vec::new(),
         source: image.display().to_string(),
         directory,
-        allow_other: false,
+        ..MountSpec::default()
     };
     mount_and_show(&spec, false, false).await
 }

@@ -94,7 +94,7 @@ impl FrozenDisk for Disk {
         Ok(Box::new(Stream { bytes, at: span.start, trouble, random: Random(span.start), sent, span }))
     }
 
-    fn reader(&self) -> Arc<dyn blockdev::ReadAt> {
+    fn reader(&self) -> Arc<dyn ReadAt> {
         Arc::new(MemDisk::new(self.bytes.to_vec()))
     }
 }

@@ -62,10 +62,9 @@ impl Place {
             state: state.path().to_owned(),
             command: "mount".into(),
             images: Vec::new(),
-            kept: Vec::new(),
             source: source.into(),
             directory,
-            allow_other: false,
+            ..MountSpec::default()
         };
         Self { folder, spec, state }
     }
