@@ -18,10 +18,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "peers" 
 
 import build
 import disk
+import guest
 import pack
 import scenarios
 
-TARGETS = ["descriptor", "flat", "hosted", "stream", "cowd", "sesparse", "chain", "check"]
+TARGETS = ["descriptor", "flat", "hosted", "stream", "cowd", "sesparse", "chain", "check", "partition", "ntfs"]
 # Types of extents, the target of their dialect.
 OF_TYPE = {"SPARSE": "hosted", "VMFSSPARSE": "cowd", "SESPARSE": "sesparse", "FLAT": "flat", "VMFS": "flat"}
 # Sectors of data that are left of a run.
@@ -152,6 +153,14 @@ def main(arguments):
             qemu(seeds, work)
         else:
             print("qemu-img is not installed: its images are not among the seeds")
+        if shutil.which("sfdisk"):
+            guest.partition(seeds, work)
+        else:
+            print("sfdisk is not installed: its tables are not among the seeds")
+        if all(shutil.which(tool) for tool in ("mkntfs", "ntfs-3g", "ntfsfallocate", "wimlib-imagex")):
+            guest.ntfs(seeds, work)
+        else:
+            print("ntfs-3g or wimlib-imagex is not installed: their volumes are not among the seeds")
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
     for why in seeds.left_out:

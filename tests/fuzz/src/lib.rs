@@ -5,10 +5,12 @@ mod files;
 mod input;
 mod memory;
 mod packed;
+mod tree;
 mod walk;
 
 pub use disk::{Dialect, disk};
 pub use files::{File, Files, Naming};
 pub use input::Input;
 pub use memory::limited;
+pub use tree::explore;
 pub use walk::{Verdict, examine};
