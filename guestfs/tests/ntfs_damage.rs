@@ -153,17 +153,20 @@ fn is_bitmap_of(image: &Image, record: u64, folder: FileId) -> bool {
     false
 }
 
+/// Where the first entry is of a block of the folder `index` with several of them.
+fn first_entry_of_a_large_block(image: &Image) -> usize {
+    let folder = find(&image.open(), "index");
+    let blocks = (0..image.0.len()).step_by(4096).filter(|at| image.0[*at..].starts_with(b"INDX"));
+    let large = blocks.filter(|at| number(&image.0, at + 0x18 + 4, 4) > 1000);
+    let mut entries = large.map(|at| at + 0x18 + usize::try_from(number(&image.0, at + 0x18, 4)).unwrap());
+    entries.find(|entry| number(&image.0, entry + 0x10, 6) == folder.get()).unwrap()
+}
+
 #[test]
 fn a_last_entry_before_the_end_of_a_node_is_refused() {
     let Some(mut image) = image() else { return };
     let folder = find(&image.open(), "index");
-    // The first entry of the first block of many.
-    let block = (0..image.0.len()).step_by(4096).filter(|at| image.0[*at..].starts_with(b"INDX"));
-    let block = block.filter(|at| number(&image.0, at + 0x18 + 4, 4) > 1000).find(|at| {
-        let entry = at + 0x18 + usize::try_from(number(&image.0, at + 0x18, 4)).unwrap();
-        number(&image.0, entry + 0x10, 6) == folder.get()
-    });
-    let entry = block.unwrap() + 0x18 + usize::try_from(number(&image.0, block.unwrap() + 0x18, 4)).unwrap();
+    let entry = first_entry_of_a_large_block(&image);
     image.put(entry + 12, &[image.0[entry + 12] | 2]);
     refused(entries(&image.open(), folder).1, "behind the last entry");
 }
@@ -263,6 +266,66 @@ impl ReadAt for Counting {
         self.1.fetch_add(1, Ordering::Relaxed);
         self.0.read_exact_at(at, buf)
     }
+}
+
+#[test]
+fn an_attribute_list_as_long_as_it_may_be_costs_a_few_reads() {
+    let Some(mut image) = image() else { return };
+    let file = find(&image.open(), "many-names");
+    let list = image.attribute(file.get(), 0x20);
+    let old = usize::try_from(number(&image.0, list + 0x42, 2)).unwrap() * 4096;
+    let mut entries = Vec::new();
+    let mut at = old;
+    while at < old + 0x240 {
+        let len = usize::try_from(number(&image.0, at + 4, 2)).unwrap();
+        entries.push(image.0[at..at + len].to_vec());
+        at += len;
+    }
+    let (names, others): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry[0] == 0x30);
+    // Names by turns from different records.
+    let holder = |entry: &Vec<u8>| number(entry, 0x10, 6);
+    let first = names.iter().find(|entry| holder(entry) != holder(&names[names.len() - 1])).unwrap();
+    let turns = [first.clone(), names[names.len() - 1].clone()];
+    let (before, behind): (Vec<_>, Vec<_>) = others.into_iter().partition(|entry| entry[0] < 0x30);
+    let all =
+        before.into_iter().chain(turns.into_iter().cycle().take(8000)).chain(behind).flatten().collect::<Vec<u8>>();
+    assert!(all.len() > 250_000 && all.len() <= 256 << 10);
+    // 64 clusters in which nothing lies.
+    let free = (256..6000).find(|lcn| image.0[lcn * 4096..][..256 << 10].iter().all(|byte| *byte == 0)).unwrap();
+    image.put(free * 4096, &all);
+    let [low, high, ..] = free.to_le_bytes();
+    image.put(list + 0x18, &63u64.to_le_bytes());
+    image.put(list + 0x28, &(256u64 << 10).to_le_bytes());
+    let len = u64::try_from(all.len()).unwrap().to_le_bytes();
+    image.put(list + 0x30, &len);
+    image.put(list + 0x38, &len);
+    image.put(list + 0x40, &[0x31, 64, low, high, 0, 0]);
+    let disk = Arc::new(Counting(MemDisk::new(image.0), AtomicUsize::new(0)));
+    let volume = open_ntfs(disk.clone()).unwrap();
+    assert_eq!(volume.metadata(file).unwrap().links, 8000);
+    let reads = disk.1.load(Ordering::Relaxed);
+    assert!(reads < 60, "{reads} reads");
+}
+
+#[test]
+fn of_names_that_differ_in_case_only_the_exact_one_is_found() {
+    let Some(fixture) = Fixture::make("names") else { return };
+    let volume = fixture.open();
+    let folder = find(&volume, "names");
+    for name in ["Case", "case", "CASE"] {
+        let exact = volume.find(folder, name.as_bytes(), Case::Exact).unwrap();
+        assert!(exact.is_some());
+        assert_eq!(volume.find(folder, name.as_bytes(), Case::Ignored).unwrap(), exact, "{name}");
+    }
+    assert!(volume.find(folder, b"cASE", Case::Ignored).unwrap().is_some());
+}
+
+#[test]
+fn a_name_that_cannot_be_read_is_an_error_and_not_an_absence() {
+    let Some(mut image) = image() else { return };
+    let (folder, key) = (find(&image.open(), "index"), first_entry_of_a_large_block(&image));
+    image.put(key + 0x10 + 0x40, &[255]);
+    refused(image.open().find(folder, b"000-", Case::Exact), "$FILE_NAME");
 }
 
 #[test]

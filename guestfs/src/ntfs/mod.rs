@@ -19,6 +19,7 @@ mod stream;
 mod volume;
 mod xattr;
 
+use std::cell::Cell;
 use std::cmp::Ordering;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -128,7 +129,7 @@ impl Ntfs {
                 what: Place::Record(number).to_string(),
                 field: "sequence number",
                 found: "another than in the folder that names it".into(),
-                expected: "the same: the record is another file's by now",
+                expected: "the same, or the record is another file's by now",
             });
         }
         File::load(&self.volume, number)
@@ -154,8 +155,12 @@ impl Ntfs {
 
     fn find_name(&self, names: &Index<'_>, wanted: &[u16], case: Case) -> Result<Option<FileId>, FsError> {
         let upcase = self.volume.upcase()?;
+        let damaged = Cell::new(None);
         let compare = |key: &[u8]| {
-            let Some(name) = FileName::parse(key) else { return Ordering::Less };
+            let Some(name) = FileName::parse(key) else {
+                damaged.set(Some(key.len()));
+                return Ordering::Less;
+            };
             let order = upcase.compare(wanted, name.name);
             if case == Case::Exact { order.then_with(|| compare_exact(wanted, name.name)) } else { order }
         };
@@ -163,6 +168,9 @@ impl Ntfs {
             let hidden = FileName::parse(entry.key()).is_none_or(|name| name.is_dos());
             (!hidden).then(|| entry.reference())
         })?;
+        if let Some(len) = damaged.get() {
+            return Err(bad_name(names, len));
+        }
         let disk: Vec<u8> = wanted.iter().flat_map(|unit| unit.to_le_bytes()).collect();
         match found.flatten().filter(|reference| !is_own(names, name::Name(&disk), *reference)) {
             None => Ok(None),
@@ -218,12 +226,7 @@ impl Ntfs {
 
     /// What an entry of a folder shows, if it shows anything.
     fn entry(&self, names: &Index<'_>, entry: &IndexEntry<'_>, next: u64) -> Result<Option<Entry>, FsError> {
-        let name = FileName::parse(entry.key()).ok_or_else(|| FsError::Corrupt {
-            what: format!("the index of {}", Place::Record(names.number())),
-            field: "$FILE_NAME",
-            found: format!("{} bytes", entry.key().len()),
-            expected: "66 bytes and a name",
-        })?;
+        let name = FileName::parse(entry.key()).ok_or_else(|| bad_name(names, entry.key().len()))?;
         let reference = entry.reference();
         if name.is_dos() || is_own(names, name.name, reference) {
             return Ok(None);
@@ -238,6 +241,15 @@ impl Ntfs {
             (..) => FileKind::File,
         };
         Ok(Some(Entry { name: name.name.to_component(), file, kind, next }))
+    }
+}
+
+fn bad_name(names: &Index<'_>, len: usize) -> FsError {
+    FsError::Corrupt {
+        what: format!("the index of {}", Place::Record(names.number())),
+        field: "$FILE_NAME",
+        found: format!("{len} bytes"),
+        expected: "66 bytes and a name",
     }
 }
 
@@ -290,10 +302,15 @@ impl FileSystem for Ntfs {
 
     fn find(&self, folder: FileId, name: &[u8], case: Case) -> Result<Option<FileId>, FsError> {
         let names = self.names(folder)?;
-        for form in [Some(name.to_vec()), unescaped(name)].into_iter().flatten() {
-            let Some(units) = units_of(&form).filter(|units| !units.is_empty() && units.len() <= 255) else { continue };
-            if let Some(found) = self.find_name(&names, &units, case)? {
-                return Ok(Some(found));
+        // Names may differ in case only: then the exact one is meant, whatever the case.
+        let cases: &[Case] = if case == Case::Exact { &[Case::Exact] } else { &[Case::Exact, Case::Ignored] };
+        for case in cases {
+            for form in [Some(name.to_vec()), unescaped(name)].into_iter().flatten() {
+                let units = units_of(&form).filter(|units| !units.is_empty() && units.len() <= 255);
+                let Some(units) = units else { continue };
+                if let Some(found) = self.find_name(&names, &units, *case)? {
+                    return Ok(Some(found));
+                }
             }
         }
         self.find_stream(folder, name, case)

@@ -177,12 +177,9 @@ impl Stream {
         self.flags & flag::ENCRYPTED != 0
     }
 
-    /// The runs, where the value lies in clusters.
-    pub(super) const fn runs(&self) -> Option<&Runs> {
-        match &self.content {
-            Content::Resident(_) => None,
-            Content::Clusters(layout) => Some(&layout.runs),
-        }
+    /// Whether the value lies in clusters as it is.
+    pub(super) const fn is_plain(&self) -> bool {
+        matches!(&self.content, Content::Clusters(Layout { unit: None, .. }))
     }
 
     /// Fills `buf` from byte `at` of the value, which must lie inside it. `disk` is the device's disk, cached or not.

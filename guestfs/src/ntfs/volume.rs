@@ -235,11 +235,11 @@ fn open_mft(device: &Device, first: &Record) -> Result<Stream, FsError> {
         }
         Ok(())
     })?;
-    assembly.finish()?.filter(|mft| mft.runs().is_some()).ok_or_else(|| FsError::Corrupt {
+    assembly.finish()?.filter(Stream::is_plain).ok_or_else(|| FsError::Corrupt {
         what: what(),
         field: "$DATA",
-        found: "missing".into(),
-        expected: "a value in clusters",
+        found: "missing, or not in clusters as it is".into(),
+        expected: "a value in clusters, not compressed",
     })
 }
 
