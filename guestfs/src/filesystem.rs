@@ -109,6 +109,15 @@ pub enum LinkTarget {
     Outside(String),
 }
 
+/// An alternate stream of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stream {
+    /// Its name, in the form of [`Entry::name`].
+    pub name: Vec<u8>,
+    /// Its length.
+    pub size: ByteLen,
+}
+
 /// What is known of a volume as a whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -123,6 +132,14 @@ pub struct About {
     pub cluster: ByteLen,
     /// What users should know: a dirty log, a damaged part that could be done without.
     pub notes: Vec<String>,
+}
+
+impl About {
+    /// A volume of which nothing more is known. File systems of other crates begin with this.
+    #[must_use]
+    pub const fn new(kind: VolumeKind, cluster: ByteLen) -> Self {
+        Self { kind, label: None, serial: 0, cluster, notes: Vec::new() }
+    }
 }
 
 /// A file system that can be read, by any number of threads.
@@ -173,7 +190,16 @@ pub trait FileSystem: Send + Sync {
     /// See [`FsError`]; [`FsError::NotALink`] for all else.
     fn link_target(&self, link: FileId) -> Result<LinkTarget, FsError>;
 
-    /// The names of extended attributes that listings show.
+    /// The alternate streams of a file. Each is a file by the name `name:stream`, see [`find`](Self::find).
+    ///
+    /// # Errors
+    /// See [`FsError`].
+    fn streams(&self, file: FileId) -> Result<Vec<Stream>, FsError> {
+        let _ = file;
+        Ok(Vec::new())
+    }
+
+    /// The names of extended attributes that listings show: only such that Linux can hand out, so no value beyond 64 KiB.
     ///
     /// # Errors
     /// See [`FsError`].

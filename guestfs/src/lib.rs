@@ -3,6 +3,7 @@
 //! [`volumes`] reads the partition table of a disk and says what lies in each partition, judged by its first bytes and not
 //! by what the table claims. Every byte of the disk is taken for hostile: counts are bounded, sums are checked, and
 //! a table that contradicts itself is an error or a [`Warning`], never a partition that is silently missing.
+//! What is in a volume is read through [`FileSystem`]: [`Fat`], [`ExFat`].
 //! This crate knows no disk image format, no hypervisor and no file on the host: a disk is a [`blockdev::ReadAt`].
 //!
 //! ```
@@ -29,8 +30,13 @@
 
 mod bytes;
 mod cache;
+mod clusters;
+mod exfat;
+mod fat;
 mod filesystem;
 mod fs_error;
+mod hive;
+mod letters;
 mod ntfs;
 mod open;
 mod partition;
@@ -40,8 +46,12 @@ pub mod unpack;
 mod volume_kind;
 
 pub use cache::{Cache, CachedDisk};
-pub use filesystem::{About, Case, Entry, FileId, FileKind, FileSystem, LinkTarget, Metadata, Timestamp};
+pub use exfat::ExFat;
+pub use fat::Fat;
+pub use filesystem::{About, Case, Entry, FileId, FileKind, FileSystem, LinkTarget, Metadata, Stream, Timestamp};
 pub use fs_error::{ErrorFamily, FsError};
+pub use hive::{Hive, Key, Subkeys, Value, Values};
+pub use letters::{Letter, Letters, MountedDevices, Origin, Place, VolumeToLetter, letters};
 pub use ntfs::Ntfs;
 pub use open::{is_readable, open_volume};
 pub use partition::{

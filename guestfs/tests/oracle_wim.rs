@@ -3,34 +3,27 @@
 #![allow(clippy::unwrap_used, reason = "what only tests call may fail as tests do")]
 
 mod support;
+#[path = "support/wim.rs"]
+mod wim;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Instant;
+use std::process::Command;
 
-use blockdev::{ByteLen, ByteOffset, FileDisk, ReadAt, Window};
+use blockdev::{ByteLen, ByteOffset, ReadAt};
 use guestfs::unpack::lzx::{self, Blocks};
-use guestfs::unpack::wof::{Algorithm, WofReader};
 use support::{has, put, run};
-
-const WIMLIB: &str = "wimlib-imagex";
-/// wimlib's settings and ours: each algorithm, and LZX at levels that choose blocks differently.
-const PACKINGS: [(&str, &str, Algorithm); 6] = [
-    ("XPRESS", "4096", Algorithm::Xpress4k),
-    ("XPRESS", "8192", Algorithm::Xpress8k),
-    ("XPRESS:90", "16384", Algorithm::Xpress16k),
-    ("LZX:20", "32768", Algorithm::Lzx),
-    ("LZX", "32768", Algorithm::Lzx),
-    ("LZX:100", "32768", Algorithm::Lzx),
-];
+use wim::{PACKINGS, Resource, WIMLIB, capture, reader, resources};
 
 /// Files of every kind, each of another length: that is how they are known again in a WIM file.
 fn contents() -> HashMap<u64, Vec<u8>> {
     let program = std::fs::read(std::env::current_exe().unwrap()).unwrap(); // machine code, and text in its symbols
     let text: Vec<u8> = include_str!("../src/unpack/lzx.rs").bytes().cycle().take(150_001).collect();
     let noise = random(100_002);
-    let mixed: Vec<u8> = text.chunks(4096).zip(noise.chunks(4096)).flat_map(|(a, b)| [a, b].concat()).collect();
+    let mixed: Vec<u8> =
+        text[..120_000].chunks(4096).zip(noise.chunks(4096)).flat_map(|(a, b)| [a, b].concat()).collect();
+    // other bytes every 10 KiB: a chunk is best packed as several blocks
+    let bright: Vec<u8> = noise.iter().map(|byte| byte & 0x1f | 0xc0).collect();
+    let changing: Vec<u8> = text.chunks(10_240).zip(bright.chunks(10_240)).flat_map(|(a, b)| [a, b].concat()).collect();
     let numbers: Vec<u8> = (0..70_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
     // calls everywhere, to before the chunk, behind the file, and in the last bytes where none are
     let calls: Vec<u8> =
@@ -39,6 +32,7 @@ fn contents() -> HashMap<u64, Vec<u8>> {
         program[..program.len().min(3_000_003)].to_vec(),
         text.clone(),
         mixed,
+        changing[..200_005].to_vec(),
         numbers,
         calls.clone(),
         calls[..32768 + 23].to_vec(),
@@ -65,46 +59,6 @@ fn random(len: usize) -> Vec<u8> {
         state.to_le_bytes()[6]
     };
     (0..len).map(|_| next()).collect()
-}
-
-/// A compressed resource of a WIM file.
-struct Resource {
-    /// Where its entry is in the file.
-    entry: usize,
-    start: u64,
-    packed: u64,
-    plain: u64,
-}
-
-/// The compressed resources of a WIM file, but for the metadata of its image. Headers: wimlib's `docs`, and the WIM white paper.
-fn resources(wim: &[u8]) -> Vec<Resource> {
-    assert_eq!(wim[..8], *b"MSWIM\0\0\0");
-    let number = |at: usize| u64::from_le_bytes(wim[at..at + 8].try_into().unwrap());
-    let entry = |at: usize| {
-        let (packed, flags) = (number(at) & 0xff_ffff_ffff_ffff, wim[at + 7]);
-        (Resource { entry: at, start: number(at + 8), packed, plain: number(at + 16) }, flags)
-    };
-    let (table, _) = entry(48);
-    let (start, len) = (usize::try_from(table.start).unwrap(), usize::try_from(table.packed).unwrap());
-    let entries = (start..start + len).step_by(50).map(entry);
-    entries.filter(|(_, flags)| flags & 0x06 == 0x04).map(|(resource, _)| resource).collect()
-}
-
-/// Has wimlib put `files` into a WIM file.
-fn capture(folder: &Path, files: &HashMap<u64, Vec<u8>>, compress: &str, chunk: &str) -> PathBuf {
-    std::fs::create_dir_all(folder.join("files")).unwrap();
-    for (len, bytes) in files {
-        std::fs::write(folder.join("files").join(len.to_string()), bytes).unwrap();
-    }
-    let (compress, chunk) = (format!("--compress={compress}"), format!("--chunk-size={chunk}"));
-    run(WIMLIB, &["capture", "files", "x.wim", &compress, &chunk, "--quiet", "--threads=1"], folder, "");
-    folder.join("x.wim")
-}
-
-fn reader(wim: &Path, resource: &Resource, algorithm: Algorithm) -> WofReader<Window<FileDisk>> {
-    let disk = FileDisk::open(wim).unwrap();
-    let stream = Window::new(disk, ByteOffset(resource.start), ByteLen(resource.packed)).unwrap();
-    WofReader::new(stream, ByteLen(resource.plain), algorithm, format!("{}", resource.plain)).unwrap()
 }
 
 fn read(reader: &dyn ReadAt, at: u64, len: u64) -> Vec<u8> {
@@ -169,6 +123,8 @@ fn both_kinds_of_compressed_blocks_and_chunks_of_several_blocks_are_among_what_w
         for (packed, plain) in chunks(&wim, &resource, 32768) {
             if packed.len() < plain {
                 let blocks = lzx::decompress(&packed, &mut vec![0; plain]).unwrap();
+                let cut = lzx::decompress(&packed[..packed.len() - 4], &mut vec![0; plain]);
+                assert!(cut.is_err(), "the last unit is padding at most, so bits are missing");
                 all.verbatim += blocks.verbatim;
                 all.aligned += blocks.aligned;
                 several += u32::from(blocks.verbatim + blocks.aligned > 1);
@@ -307,35 +263,6 @@ fn wimlib_and_we_agree_on_uncompressed_blocks_made_by_hand() {
     run(WIMLIB, &["verify", "x.wim", "--quiet"], folder.path(), "");
     wim[usize::try_from(start).unwrap() + 100] ^= 1; // the judge can say no
     std::fs::write(&path, &wim).unwrap();
-    let refused = std::panic::catch_unwind(|| run(WIMLIB, &["verify", "x.wim", "--quiet"], folder.path(), ""));
-    assert!(refused.is_err());
-}
-
-#[test]
-#[ignore = "measures: cargo test --release -p guestfs --test oracle_wim -- --ignored --nocapture"]
-fn speed_of_xpress_and_lzx() {
-    let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
-    let files = HashMap::from([(ByteLen::of(&program).0, program)]);
-    for (compress, chunk, algorithm) in PACKINGS {
-        let folder = tempfile::tempdir().unwrap();
-        let wim = capture(folder.path(), &files, compress, chunk);
-        let resource = &resources(&std::fs::read(&wim).unwrap())[0];
-        let reader = Arc::new(reader(&wim, resource, algorithm));
-        let rate = |seconds: f64, rounds: u32| {
-            f64::from(u32::try_from(resource.plain).unwrap()) * f64::from(rounds) / seconds / 1e6
-        };
-        let start = Instant::now();
-        let mut rounds = 0;
-        while start.elapsed().as_secs() < 2 {
-            read(&reader, 0, resource.plain);
-            rounds += 1;
-        }
-        let ours = rate(start.elapsed().as_secs_f64(), rounds);
-        let start = Instant::now();
-        run(WIMLIB, &["verify", "x.wim", "--quiet"], folder.path(), "");
-        let theirs = rate(start.elapsed().as_secs_f64(), 1);
-        println!(
-            "{compress:9} {chunk:>5}: {ours:.0} MB/s; wimlib-imagex verify, with SHA-1 and start: {theirs:.0} MB/s"
-        );
-    }
+    let verify = Command::new(WIMLIB).args(["verify", "x.wim", "--quiet"]).current_dir(folder.path()).output().unwrap();
+    assert!(!verify.status.success());
 }

@@ -79,7 +79,7 @@ load_settings() {
     done
 }
 
-# use_image VM: $root, $leaf and $image, the directory that the backup product reads.
+# use_image VM: $root, $leaf and $image, the directory with the disks, and $mount, the one with the files of the guest.
 use_image() {
     case $1 in
     '') die 2 "no VM is named" ;;
@@ -94,6 +94,21 @@ use_image() {
     [ -d "$root" ] || die 2 "BACKUPROOT $root is no directory: make it first"
     leaf=$1-fullVM
     image=${root%/}/$leaf
+    mount=${root%/}/$1
+}
+
+# use_kind WORD: $kind, fullvm or file.
+use_kind() {
+    kind=$(lower "$1")
+    case $kind in
+    fullvm | file) ;;
+    *) die 2 "\"$1\" is neither fullvm nor file. ($usage)" ;;
+    esac
+}
+
+# Takes the mount of use_image down, and its snapshot. Fine if there is none. Its options come from the environment.
+remove_mount() {
+    "$program" vcbMounter -U -r "$mount" </dev/null >&2
 }
 
 there() { [ -e "$1" ] || [ -h "$1" ]; }

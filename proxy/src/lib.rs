@@ -11,6 +11,7 @@
 //! | [`job`] | what is undone, retried, cancelled | know one hypervisor |
 //! | [`export`] | image → files with a catalog | talk to a hypervisor |
 //! | [`restore`] | catalog and images → a VM | read guests |
+//! | [`mount`] | frozen disks → folders of files | parse file systems |
 //! | [`disk`] | what is in this image, is it whole, give it another form | know a hypervisor |
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
@@ -23,6 +24,7 @@ mod error;
 pub mod export;
 pub mod hypervisor;
 pub mod job;
+pub mod mount;
 pub mod restore;
 pub mod transport;
 

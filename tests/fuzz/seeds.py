@@ -3,7 +3,8 @@
 
     seeds.py DIR    writes DIR/TARGET/NAME
 
-They are the images of tests/peers/vmdk/scenarios.py with less data, tiny ones of qemu-img, and a few chains by hand.
+They are the images of tests/peers/vmdk/scenarios.py with less data, tiny ones of qemu-img, a few chains, registry hives and
+compressed data by hand, and small volumes of the mkfs family.
 """
 
 import copy
@@ -17,12 +18,17 @@ sys.dont_write_bytecode = True  # the source tree stays as it is
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "peers" / "vmdk"))
 
 import build
+import compressed
 import disk
 import guest
+import hive
 import pack
 import scenarios
 
-TARGETS = ["descriptor", "flat", "hosted", "stream", "cowd", "sesparse", "chain", "check", "partition", "ntfs"]
+TARGETS = [
+    "descriptor", "flat", "hosted", "stream", "cowd", "sesparse", "chain", "check", "hive", "lznt1", "xpress", "lzx", "fat", "exfat", "partition",
+    "ntfs",
+]
 # Types of extents, the target of their dialect.
 OF_TYPE = {"SPARSE": "hosted", "VMFSSPARSE": "cowd", "SESPARSE": "sesparse", "FLAT": "flat", "VMFS": "flat"}
 # Sectors of data that are left of a run.
@@ -107,6 +113,10 @@ class Seeds:
         self.add("any-name", "chain", b"\1" + text("a", "b") + text("", "c", 'RW 8 FLAT "d"') + text("", ""))
         lines = 'version=1\nCID=1\ncreateType="custom"\n' + "RW 1 ZERO\n" * 4101
         self.add("4101-extents", "descriptor", lines.encode())
+        self.add("letters", "hive", hive.small())
+        self.add("every-form", "hive", hive.full())
+        for target, name, data in compressed.seeds():
+            self.add(name, target, data)
 
 
 def qemu(seeds, folder):
@@ -138,6 +148,60 @@ def qemu(seeds, folder):
         below = name
 
 
+def fat_volumes(seeds, folder):
+    """One volume of each width, with a long name, a folder and a file in two pieces."""
+    def run(*arguments):
+        subprocess.run(arguments, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    (folder / "small").write_bytes(b"small")
+    (folder / "more").write_bytes(b"more" * 300)
+    for bits, kib in [(12, 1024), (16, 4500), (32, 35000)]:
+        name = f"fat{bits}.img"
+        run("mkfs.fat", "-C", "-F", str(bits), "-s", "1", "-n", "LABEL", name, str(kib))
+        run("mmd", "-i", name, "::Ordner mit langem Namen", "::DEEP")
+        run("mcopy", "-i", name, "small", "::a long name of a small file.txt")
+        run("mcopy", "-i", name, "small", "::SMALL.TXT")
+        run("mcopy", "-i", name, "small", "::HOLE")
+        run("mcopy", "-i", name, "small", "::DEEP/small")
+        run("mdel", "-i", name, "::HOLE")
+        run("mcopy", "-i", name, "more", "::pieces")
+        seeds.add(name, "fat", pack.file("", folder / name))
+
+
+def exfat_set(name, attributes, flags, cluster, length):
+    """An entry set; the target makes its checksum right."""
+    units = name.encode("utf-16-le")
+    names = [units[at:at + 30] for at in range(0, len(units), 30)]
+    first = bytes([0x85, 1 + len(names), 0, 0, attributes, 0, 0, 0]) + b"\x21\x08\x21\x50" * 3
+    numbers = length.to_bytes(8, "little") + bytes(4) + cluster.to_bytes(4, "little") + length.to_bytes(8, "little")
+    stream = bytes([0xC0, flags, 0, len(units) // 2]) + bytes(4) + numbers
+    return b"".join(part.ljust(32, b"\0") for part in [first, stream] + [b"\xc1\0" + part for part in names])
+
+
+def exfat_volume(seeds, folder):
+    """What mkfs.exfat makes, and in its root a file in a row, a chained one, and a folder."""
+    image = folder / "exfat.img"
+    with open(image, "wb") as opened:
+        opened.truncate(4 << 20)
+    subprocess.run(["mkfs.exfat", "-c", "4K", "-L", "label", image], check=True, stdout=subprocess.DEVNULL)
+    data = bytearray(image.read_bytes())
+    fat, _, heap, _, root = (int.from_bytes(data[at:at + 4], "little") for at in (80, 84, 88, 92, 96))
+    fat, heap = fat * 512, heap * 512
+
+    def put(cluster, piece):
+        at = heap + 4096 * (cluster - 2)
+        end = next(at for at in range(at, at + 4096, 32) if data[at] == 0)
+        data[end:end + len(piece)] = piece
+
+    put(root, exfat_set("a file in a row of clusters.txt", 0x20, 3, 20, 5000))
+    put(root, exfat_set("chained", 0x20, 1, 30, 9000) + exfat_set("folder", 0x10, 3, 40, 4096))
+    put(40, exfat_set("inner", 0x20, 3, 50, 100) + exfat_set("deep", 0x10, 1, 41, 4096))
+    for cluster, following in [(30, 32), (32, 31), (31, 0xFFFFFFFF), (41, 0xFFFFFFFF)]:
+        data[fat + 4 * cluster:fat + 4 * cluster + 4] = following.to_bytes(4, "little")
+    image.write_bytes(data)
+    seeds.add("exfat.img", "exfat", b"\0" + pack.file("", image))
+
+
 def main(arguments):
     if len(arguments) != 1:
         sys.exit(__doc__)
@@ -153,14 +217,15 @@ def main(arguments):
             qemu(seeds, work)
         else:
             print("qemu-img is not installed: its images are not among the seeds")
-        if shutil.which("sfdisk"):
-            guest.partition(seeds, work)
-        else:
-            print("sfdisk is not installed: its tables are not among the seeds")
-        if all(shutil.which(tool) for tool in ("mkntfs", "ntfs-3g", "ntfsfallocate", "wimlib-imagex")):
-            guest.ntfs(seeds, work)
-        else:
-            print("ntfs-3g or wimlib-imagex is not installed: their volumes are not among the seeds")
+        for make, tools in [
+            (fat_volumes, ["mkfs.fat", "mmd", "mcopy", "mdel"]), (exfat_volume, ["mkfs.exfat"]), (guest.partition, ["sfdisk"]),
+            (guest.ntfs, ["mkntfs", "ntfs-3g", "ntfsfallocate", "wimlib-imagex"]),
+        ]:
+            missing = [tool for tool in tools if not shutil.which(tool)]
+            if missing:
+                print(f"{missing[0]} is not installed: its volumes are not among the seeds")
+            else:
+                make(seeds, work)
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
     for why in seeds.left_out:

@@ -103,9 +103,9 @@ apt_download() {
 }
 
 # Prints the package that a metapackage of the stable suite stands for: `linux-image-cloud-amd64` for example. With
-# backports listed it has two versions; the candidate is the stable one.
+# backports listed it has two versions; the candidate is the stable one. awk reads to the end: apt-cache would die of SIGPIPE.
 apt_stands_for() {
     apt_prepare >&2
     apt-cache "${apt_options[@]}" --no-all-versions show "$1" |
-        awk '/^Depends:/ { sub(/,$/, "", $2); print $2; exit }'
+        awk '/^Depends:/ && !found++ { sub(/,$/, "", $2); print $2 }'
 }

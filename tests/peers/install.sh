@@ -1,7 +1,8 @@
 #!/bin/bash
 # Installs the real peers that the tests meet, below target/peers. Debian 12 on amd64, as root, no systemd.
 #
-#   tests/peers/install.sh
+#   tests/peers/install.sh            all that the tests need
+#   tests/peers/install.sh guestfs    what only a benchmark needs; see there
 #
 # What is there already is kept, so a second run takes a moment. Nothing is started.
 set -euo pipefail
@@ -22,15 +23,19 @@ guest_log_slots=1024
 judges=(
     libvmdk-utils                       # VMDKs: vmdkinfo
     ntfs-3g dosfstools mtools e2fsprogs # file systems: ntfsinfo, ntfscat, fsck.fat, mdir, e2fsck, debugfs
+    wimtools attr                       # what NTFS compresses: wimlib-imagex; setfattr, which has ntfs-3g compress
+    sleuthkit                           # a third reader of FAT and exFAT: fls, icat, istat
     fdisk gdisk                         # partition tables: sfdisk, sgdisk
     exfatprogs xfsprogs btrfs-progs     # volumes to be recognised
+    exfat-fuse fuse3                    # file systems that are mounted
+    python3-hivex                       # registry hives
 )
 # What the boot fixture is put together with.
 fixture=(cpio busybox-static syslinux syslinux-common)
 # The foreign client's and the foreign server's tools.
 vsphere=(python3-venv golang-go golang-github-vmware-govmomi-dev)
-# Backup products that the integration modules serve.
-products=(restic)
+# Backup products that the integration modules serve, and that read what is mounted.
+products=(restic borgbackup rsync)
 # qemu-img judges every VMDK; the machine boots what was restored.
 qemu=(qemu-utils qemu-system-x86 seabios)
 
@@ -70,6 +75,11 @@ vmdk() {
     venv vmdk dissect.hypervisor.disk.vmdk,pyvmdk
 }
 
+# Samples that other readers are tested with; nothing of them is ours to give away.
+dissect() {
+    "$here/dissect.sh" "$peers"
+}
+
 linux() {
     local log=$peers/guest.log
     (cd "$top" && cargo run --quiet --locked -p lab --example guestlog -- "$guest_log_slots") >"$log.new"
@@ -77,12 +87,24 @@ linux() {
     "$here/linux/build.sh" "$peers/linux" --log-file "$log"
 }
 
+# guestmount, to be measured beside us and for nothing else, so only when asked for: 89 packages, and a kernel of its own.
+guestfs() {
+    local image
+    apt_stable guestmount
+    image=$(apt_stands_for linux-image-cloud-amd64)
+    apt_download "$peers/guestfs/packages" "$image"
+    rm -rf "$peers/guestfs/kernel"
+    dpkg-deb -x "$peers/guestfs/packages/${image}"_*.deb "$peers/guestfs/kernel"
+    depmod -b "$peers/guestfs/kernel" "${image#linux-image-}"
+}
+
 if [ "$(dpkg --print-architecture 2>/dev/null)" != amd64 ]; then
     echo "The peers are Debian packages for amd64, and this is another machine: see tests/peers/README.md" >&2
     exit 1
 fi
 export PATH=$PATH:/usr/sbin:/sbin
-for part in packages fuzz govmomi pyvmomi vmdk linux; do
+if [ $# -eq 0 ]; then set -- packages fuzz govmomi pyvmomi vmdk dissect linux; fi
+for part in "$@"; do
     echo "peers: $part"
     $part
 done

@@ -229,24 +229,24 @@ impl<'v> File<'v> {
         Ok(parent)
     }
 
-    /// The names of its streams that users see, sorted. The unnamed one is not among them.
-    pub(super) fn streams(&self) -> Result<Vec<Vec<u16>>, FsError> {
+    /// Its streams that users see, sorted by name, and the length of each. The unnamed one is not among them.
+    pub(super) fn streams(&self) -> Result<Vec<(Vec<u16>, u64)>, FsError> {
         /// As many as an attribute list of 256 KiB can name.
         const MOST: usize = 8192;
-        let mut names: Vec<Vec<u16>> = Vec::new();
+        let mut streams: Vec<(Vec<u16>, u64)> = Vec::new();
         let want = |kind: u32, name: Name<'_>, lowest: u64| kind == kind::DATA && !name.is_empty() && lowest == 0;
         self.volume.attributes(&self.record, &want, &mut |found| {
-            if names.len() < MOST {
-                names.push(found.name.units().collect());
+            if streams.len() < MOST {
+                streams.push((found.name.units().collect(), found.len()));
             }
             Ok(())
         })?;
         if self.tag == Some(Tag::WOF) {
-            names.retain(|name| *name != reparse::wof_stream());
+            streams.retain(|(name, _)| *name != reparse::wof_stream());
         }
-        names.sort();
-        names.dedup();
-        Ok(names)
+        streams.sort();
+        streams.dedup_by(|a, b| a.0 == b.0);
+        Ok(streams)
     }
 }
 

@@ -29,7 +29,7 @@ use blockdev::{ByteLen, ByteOffset, Extent, ReadAt, ReadError};
 
 use self::file::{File, FileName, is_reparse_point};
 use self::index::{Index, IndexEntry};
-use self::name::{compare_exact, units_of};
+use self::name::{bytes_of, compare_exact, units_of};
 use self::record::kind;
 use self::reparse::Tag;
 use self::stream::Stream;
@@ -141,7 +141,7 @@ impl Ntfs {
         let mut streams = file.streams()?;
         let nth = usize::try_from(nth).ok().filter(|nth| *nth < streams.len());
         let nth = nth.ok_or_else(|| FsError::NotFound { what: format!("stream of {}", file.record.number) })?;
-        Ok(Some(streams.swap_remove(nth)))
+        Ok(Some(streams.swap_remove(nth).0))
     }
 
     fn names(&self, folder: FileId) -> Result<Index<'_>, FsError> {
@@ -216,7 +216,7 @@ impl Ntfs {
         };
         let Some(id) = id.filter(|id| id.get() >> RECORD_BITS == 0) else { return Ok(None) };
         let file = self.file(id)?;
-        match file.streams()?.iter().position(|known| *known == stream) {
+        match file.streams()?.iter().position(|(known, _)| *known == stream) {
             None => Ok(None),
             Some(nth) => {
                 file_id(file.record.number, u64::try_from(nth).unwrap_or(u64::MAX).saturating_add(1)).map(Some)
@@ -358,6 +358,14 @@ impl FileSystem for Ntfs {
 
     fn link_target(&self, link: FileId) -> Result<LinkTarget, FsError> {
         reparse::target(&self.file(link)?)
+    }
+
+    fn streams(&self, id: FileId) -> Result<Vec<crate::Stream>, FsError> {
+        if id.get() >> RECORD_BITS != 0 {
+            return Ok(Vec::new());
+        }
+        let streams = self.file(id)?.streams()?.into_iter();
+        Ok(streams.map(|(name, len)| crate::Stream { name: bytes_of(&name), size: ByteLen(len) }).collect())
     }
 
     fn xattrs(&self, id: FileId) -> Result<Vec<Vec<u8>>, FsError> {

@@ -54,6 +54,13 @@ impl<'a> Name<'a> {
     }
 }
 
+/// The form of [`Name::to_bytes`], from units.
+pub(super) fn bytes_of(units: &[u16]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(units.len());
+    push_utf8(units.iter().copied(), &mut bytes);
+    bytes
+}
+
 fn push_utf8(units: impl Iterator<Item = u16>, bytes: &mut Vec<u8>) {
     for decoded in char::decode_utf16(units) {
         match decoded {

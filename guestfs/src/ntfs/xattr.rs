@@ -4,7 +4,7 @@
 //! tools that restore all they see would stumble over it.
 
 use super::file::File;
-use super::name::{Name, units_of};
+use super::name::{bytes_of, units_of};
 use super::record::kind;
 use super::reparse::{self, Tag};
 use super::volume::what_of;
@@ -16,13 +16,14 @@ const USER: &[u8] = b"user.";
 const EFS: &str = "$EFS";
 
 impl File<'_> {
-    /// The names that listings show.
+    /// The names that listings show. Linux hands out at most 64 KiB, and takes names of 255 bytes: a longer stream is not listed,
+    /// because tools leave a file out of which they cannot get an attribute that they were shown.
     pub(super) fn xattrs(&self) -> Result<Vec<Vec<u8>>, FsError> {
-        let name = |units: Vec<u16>| {
-            let disk: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
-            [USER, &Name(&disk).to_bytes()].concat()
-        };
-        Ok(self.streams()?.into_iter().map(name).collect())
+        const LONGEST: u64 = 64 << 10;
+        const LONGEST_NAME: usize = 255;
+        let small = self.streams()?.into_iter().filter(|(_, len)| *len <= LONGEST);
+        let names = small.map(|(name, _)| [USER, &bytes_of(&name)].concat());
+        Ok(names.filter(|name| name.len() <= LONGEST_NAME).collect())
     }
 
     /// The value of an attribute, listed or not.

@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn bytes_between_bits_are_those_behind_the_units_that_hold_sixteen_bits() {
         let input: Vec<u8> = (0..40).collect();
-        for (before, byte, after) in [(0, 2, 0x00), (1, 4, 0x02), (16, 4, 0x02), (17, 6, 0x04)] {
+        for (before, byte, after) in [(0, 2, 3), (1, 4, 2), (16, 4, 5), (17, 6, 4)] {
             let mut bits = Bits::new(&input, 0);
             for _ in 0..before {
                 bits.number(1);

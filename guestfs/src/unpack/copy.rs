@@ -1,33 +1,57 @@
 //! What all formats of the LZ77 family do: repeat bytes that were written before.
 
-/// The step of copies that may write some more than they have to, in bytes.
+/// The longest step of copies, in bytes. Each may write some more than it has to.
 const STEP: usize = 16;
+/// The step where distances are shorter.
+const SHORT_STEP: usize = 8;
 
 /// Repeats `len` bytes of `out`, from `distance` before `at` on, at `at`; what it writes may be what it reads. Answers where they
 /// end. Bytes behind that may be written too: whoever calls this writes them later.
 ///
 /// `None`, and nothing is written, if `distance` is 0 or passes the start of `out`, or if the end passes that of `out`.
-#[inline]
+#[inline(always)]
 pub(super) fn repeat(out: &mut [u8], at: usize, distance: usize, len: usize) -> Option<usize> {
     let from = at.checked_sub(distance)?;
     let end = at.checked_add(len).filter(|end| *end <= out.len() && distance != 0)?;
-    if distance >= STEP && end.saturating_add(STEP) <= out.len() {
-        let (mut from, mut to) = (from, at);
-        loop {
-            let step: [u8; STEP] = *out.get(from..)?.first_chunk()?;
-            *out.get_mut(to..)?.first_chunk_mut()? = step;
-            to = to.wrapping_add(STEP); // at most one step past `end`, and that is inside `out`
-            from = from.wrapping_add(STEP);
-            if to >= end {
-                return Some(end);
-            }
-        }
+    if end.saturating_add(STEP) > out.len() {
+        repeat_exactly(out.get_mut(from..end)?, distance);
+    } else if distance >= STEP {
+        repeat_in_steps::<STEP>(out, from, at, end);
+    } else if distance >= SHORT_STEP {
+        repeat_in_steps::<SHORT_STEP>(out, from, at, end);
+    } else {
+        repeat_closely(out, at, distance, end);
     }
-    repeat_exactly(out.get_mut(from..end)?, distance);
     Some(end)
 }
 
-/// Fills all but the first `distance` bytes with repetitions of those.
+/// Copies from `from` to `to` in steps of `N` bytes until `end` is reached. The distance is `N` at least, and `N` bytes behind `end`
+/// are inside `out`.
+#[inline(always)]
+fn repeat_in_steps<const N: usize>(out: &mut [u8], mut from: usize, mut to: usize, end: usize) {
+    while to < end {
+        let Some(step) = out.get(from..).and_then(|rest| rest.first_chunk::<N>()).copied() else { return };
+        let Some(target) = out.get_mut(to..).and_then(|rest| rest.first_chunk_mut()) else { return };
+        *target = step;
+        (from, to) = (from.wrapping_add(N), to.wrapping_add(N)); // inside `out`, as said above
+    }
+}
+
+/// Repeats fewer than [`SHORT_STEP`] bytes.
+fn repeat_closely(out: &mut [u8], at: usize, distance: usize, end: usize) {
+    let far = at.saturating_add(SHORT_STEP);
+    for to in at..far {
+        let Some(byte) = out.get(to.wrapping_sub(distance)).copied() else { return };
+        if let Some(target) = out.get_mut(to) {
+            *target = byte;
+        }
+    }
+    // At a multiple of the distance the bytes are the same. The first that is no shorter than a step begins among those before `at`.
+    let multiple = SHORT_STEP.next_multiple_of(distance.max(1));
+    repeat_in_steps::<SHORT_STEP>(out, far.wrapping_sub(multiple), far, end);
+}
+
+/// Fills all but the first `distance` bytes with repetitions of those, and writes nothing else.
 fn repeat_exactly(bytes: &mut [u8], distance: usize) {
     let mut ready = distance;
     while ready < bytes.len() {

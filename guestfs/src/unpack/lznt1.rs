@@ -55,8 +55,8 @@ impl<'a> Chunk<'a> {
     /// The chunk whose header is at byte `at`, `None` at the end of the data.
     fn at(input: &'a [u8], at: usize) -> Result<Option<Self>, UnpackError> {
         let rest = input.get(at..).unwrap_or_default();
-        if rest.is_empty() {
-            return Ok(None);
+        if matches!(rest, [] | [0]) {
+            return Ok(None); // the last byte of a cluster may have no room for a whole marker
         }
         let Some((header, rest)) = rest.split_first_chunk() else {
             return Err(error("length of a chunk's header", at, 1, "2 bytes"));
@@ -206,8 +206,9 @@ mod tests {
         assert!(out[4096..8192].iter().all(|byte| *byte == 7));
         assert_eq!(out[8192..8195], *b"cd\0");
         assert!(out[8194..].iter().all(|byte| *byte == 0));
-        // without the marker, and with a buffer that is full before the end
+        // without the marker, with half of it, and with a buffer that is full before the end
         assert_eq!(unpack(&packed[..packed.len() - 4], 3 * 4096).unwrap().0, len);
+        assert_eq!(unpack(&packed[..packed.len() - 3], 3 * 4096).unwrap().0, len);
         assert_eq!(unpack(&packed, 2 * 4096).unwrap().0, 8192);
         assert_eq!(unpack(&[], 10).unwrap(), (0, vec![0; 10]));
         assert_eq!(unpack(&packed, 0).unwrap().0, 0);

@@ -330,3 +330,80 @@ fn make_calls_relative(out: &mut [u8]) {
         from = at.saturating_add(5);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An uncompressed block: the bits of its header are 3 of the type, a 0, and 16 of the length.
+    fn plain_block(last: [u32; 3], plain: &[u8]) -> Vec<u8> {
+        let len = u16::try_from(plain.len()).unwrap();
+        let mut block = (0x6000 | len >> 4).to_le_bytes().to_vec();
+        block.extend((len << 12).to_le_bytes());
+        block.extend(last.iter().flat_map(|last| last.to_le_bytes()));
+        block.extend(plain);
+        block.resize(block.len().next_multiple_of(2), 0);
+        block
+    }
+
+    fn unpack(chunk: &[u8], len: usize) -> Result<Vec<u8>, String> {
+        let mut out = vec![0xee; len];
+        decompress(chunk, &mut out).map(|_| out).map_err(|err| err.to_string())
+    }
+
+    #[test]
+    fn calls_are_made_relative_but_in_the_last_ten_bytes() {
+        let call = |target: i32| [&[CALL][..], &target.to_le_bytes()].concat();
+        let packed = [call(100), call(-5), call(-6), call(CALLED), call(CALLED - 1), vec![CALL; 10]].concat();
+        let plain =
+            [call(100), call(CALLED - 5), call(-6 + CALLED), call(CALLED), call(CALLED - 1 - 20), vec![CALL; 10]];
+        assert_eq!(unpack(&plain_block([1; 3], &packed), packed.len()).unwrap(), plain.concat());
+        let before = [call(-1), vec![0; 10]].concat(); // at 0, so before the start
+        assert_eq!(unpack(&plain_block([1; 3], &before), 15).unwrap(), before);
+        assert_eq!(unpack(&plain_block([1; 3], &call(7)), 5).unwrap(), call(7));
+    }
+
+    #[test]
+    fn blocks_that_contradict_the_format_are_refused() {
+        let mut chunk = plain_block([1; 3], &[7; 100]);
+        let message = |field, found, expected| format!("{field} at byte 0x0 of LZX data is {found}: {expected}");
+        let length = |found| Err(message("plain length of a block", found, "at least 1, and no more than is left"));
+        assert_eq!(unpack(&chunk, 99), length("0x64"));
+        assert_eq!(unpack(&plain_block([1; 3], &[]), 99), length("0x0"));
+        assert!(unpack(&chunk, 101).is_err(), "the next block is missing");
+        let err = unpack(&chunk[..chunk.len() - 1], 100).unwrap_err();
+        assert_eq!(
+            err,
+            "length of an uncompressed block at byte 0x4 of LZX data is 0x6f: 12 bytes and its plain length"
+        );
+        chunk[1] = 0x80; // type 4
+        assert_eq!(unpack(&chunk, 100), Err(message("type of a block", "0x4", "1, 2 or 3")));
+        let err = unpack(&chunk, LARGEST + 1).unwrap_err();
+        assert_eq!(err, message("plain length of a chunk", "0x8001", "at most 32 KiB"));
+        assert_eq!(unpack(&[], 0), Ok(vec![]));
+    }
+
+    #[test]
+    fn code_lengths_that_contradict_the_format_are_refused() {
+        // A pre-code: symbols `a` and `b` with codes of one bit, then bits.
+        let lengths = |a: usize, b: usize, bits: u16| {
+            let mut text = vec![0u8; 10];
+            for symbol in [a, b] {
+                text[symbol / 2] |= 1 << (4 - symbol % 2 * 4);
+            }
+            text.extend(bits.to_be_bytes());
+            text.extend([0xff; 20]);
+            let units: Vec<u8> = text.as_chunks().0.iter().flat_map(|[high, low]| [*low, *high]).collect();
+            read_lengths(&mut Bits::new(&units, 0), &mut [3; 30]).map_err(|err| (err.field, err.found))
+        };
+        assert_eq!(lengths(0, 18, 0xffff), Err(("run of code lengths", 20 + 31)));
+        assert_eq!(lengths(0, 19, 0xffff), Err(("symbol of a repeated code length", 19)));
+        assert_eq!(lengths(0, 1, 0x5555), Ok(()));
+        assert_eq!(lengths(0, 0, 0), Err(("sum of code lengths", 0x8000)));
+    }
+
+    #[test]
+    fn lengths_change_modulo_17() {
+        assert_eq!([changed(3, 0), changed(3, 3), changed(3, 4), changed(0, 16), changed(16, 16)], [3, 0, 16, 1, 0]);
+    }
+}

@@ -307,3 +307,164 @@ impl<R: ReadAt> ReadAt for WofReader<R> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use blockdev::MemDisk;
+
+    use super::*;
+
+    /// Zeros, and some bytes, that count reads.
+    #[derive(Default)]
+    struct Sparse {
+        size: u64,
+        parts: Vec<(u64, Vec<u8>)>,
+        reads: AtomicU64,
+    }
+
+    impl ReadAt for Sparse {
+        fn size(&self) -> ByteLen {
+            ByteLen(self.size)
+        }
+        fn read_exact_at(&self, at: ByteOffset, buf: &mut [u8]) -> Result<(), ReadError> {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            assert!(at.checked_add(ByteLen::of(buf)).unwrap().0 <= self.size, "inside the stream");
+            buf.fill(0);
+            for (start, part) in &self.parts {
+                for (position, byte) in (*start..).zip(part).filter(|(position, _)| *position >= at.0) {
+                    if let Some(target) = buf.get_mut(usize::try_from(position.wrapping_sub(at.0)).unwrap()) {
+                        *target = *byte;
+                    }
+                }
+            }
+            Ok(())
+        }
+    }
+
+    fn reader<R: ReadAt>(stream: R, size: u64) -> WofReader<R> {
+        WofReader::new(stream, ByteLen(size), Algorithm::Xpress4k, "file 7".to_owned()).unwrap()
+    }
+
+    fn reason(error: &ReadError) -> String {
+        std::error::Error::source(error).unwrap().to_string()
+    }
+
+    #[test]
+    fn reparse_data_name_the_algorithm() {
+        let of = |numbers: [u32; 4]| {
+            let data: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+            Algorithm::of_reparse_data(&data, "file 7").map_err(|error| error.to_string())
+        };
+        assert_eq!(of([1, 2, 1, 0]), Ok(Algorithm::Xpress4k));
+        assert_eq!(of([1, 2, 1, 1]), Ok(Algorithm::Lzx));
+        assert_eq!(of([1, 2, 1, 2]), Ok(Algorithm::Xpress8k));
+        assert_eq!(of([1, 2, 1, 3]), Ok(Algorithm::Xpress16k));
+        for (numbers, why) in [
+            ([1, 1, 1, 0], "its bytes are in a WIM file outside (WOF provider 1)"),
+            ([1, 3, 1, 0], "its WOF provider is neither 1 nor 2"),
+            ([2, 2, 1, 0], "its WOF data have a version other than 1"),
+            ([1, 2, 2, 0], "its WOF file provider has a version other than 1"),
+            ([1, 2, 1, 4], "it is packed by a WOF algorithm above 3"),
+        ] {
+            assert_eq!(of(numbers), Err(format!("file 7 cannot be read: {why}")));
+        }
+        let error = Algorithm::of_reparse_data(&[1; 15], "file 7").unwrap_err();
+        assert_eq!(error.to_string(), "length of the WOF reparse data of file 7 is 15 bytes: at least 16 bytes");
+    }
+
+    /// A stream of raw chunks: two whole ones and one of ten bytes, each of its own byte.
+    fn raw_chunks() -> Vec<u8> {
+        [&4096u32.to_le_bytes()[..], &8192u32.to_le_bytes(), &[1; 4096], &[2; 4096], &[3; 10]].concat()
+    }
+
+    #[test]
+    fn small_reads_of_a_chunk_cost_one_read_of_it() {
+        let stream = Sparse { size: 8210, parts: vec![(0, raw_chunks())], ..Sparse::default() };
+        let reader = reader(stream, 8202);
+        for at in 0..8192 {
+            let mut buf = [0; 10];
+            reader.read_exact_at(ByteOffset(at), &mut buf).unwrap();
+            let ones = usize::try_from(4096u64.saturating_sub(at).min(10)).unwrap();
+            assert!(buf[..ones].iter().all(|byte| *byte == 1) && buf[ones..].iter().all(|byte| *byte >= 2));
+        }
+        assert_eq!(reader.stream.reads.load(Ordering::Relaxed), 4, "three chunks and the table");
+        assert!(reader.read_exact_at(ByteOffset(8200), &mut [0; 3]).is_err());
+    }
+
+    #[test]
+    fn a_large_read_costs_one_read_of_its_chunks() {
+        let stream = Sparse { size: 8210, parts: vec![(0, raw_chunks())], ..Sparse::default() };
+        let reader = reader(stream, 8202);
+        let mut all = vec![0; 8202];
+        reader.read_exact_at(ByteOffset(0), &mut all).unwrap();
+        assert_eq!(all, [vec![1; 4096], vec![2; 4096], vec![3; 10]].concat());
+        assert_eq!(reader.stream.reads.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn tables_of_four_gibibytes_and_more_have_entries_of_eight_bytes() {
+        let chunks = (1u64 << 32) / 4096;
+        for (size, entry_len) in [((1u64 << 32) - 1, 4), (1 << 32, 8)] {
+            let (last, table_len) = (chunks - 1, (chunks - 1) * entry_len);
+            // the last chunk is raw, behind a gap of nothing that others would need
+            let plain_len = size - last * 4096;
+            let start = 1000u64;
+            let parts = vec![
+                ((last - 1) * entry_len, start.to_le_bytes()[..usize::try_from(entry_len).unwrap()].to_vec()),
+                (table_len + start, vec![9; usize::try_from(plain_len).unwrap()]),
+            ];
+            let reader = reader(Sparse { size: table_len + start + plain_len, parts, ..Sparse::default() }, size);
+            let mut buf = [0; 7];
+            reader.read_exact_at(ByteOffset(size - 7), &mut buf).unwrap();
+            assert_eq!(buf, [9; 7]);
+            assert!(reader.stream.reads.load(Ordering::Relaxed) <= 2);
+        }
+    }
+
+    #[test]
+    fn tables_that_lie_are_refused() {
+        let open =
+            |size| WofReader::new(MemDisk::new(raw_chunks()), ByteLen(size), Algorithm::Lzx, "file 7".to_owned());
+        let error = open(u64::MAX).map(|_| ()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "table of chunks of WofCompressedData of file 7 is 562949953421312 chunks: no longer than the stream"
+        );
+        assert!(open(0).unwrap().read_exact_at(ByteOffset(0), &mut []).is_ok());
+        for (first, second, why) in [
+            (8203, 8192, "start of a chunk of WofCompressedData of file 7 is 0x200b: inside the stream"),
+            (
+                4097,
+                8192,
+                "place of a chunk of WofCompressedData of file 7 is 0x0 to 0x1001: at least a byte, and no more than are in it",
+            ),
+            (
+                0,
+                8192,
+                "place of a chunk of WofCompressedData of file 7 is 0x0 to 0x0: at least a byte, and no more than are in it",
+            ),
+        ] {
+            let mut stream = raw_chunks();
+            stream[..4].copy_from_slice(&u32::to_le_bytes(first));
+            stream[4..8].copy_from_slice(&u32::to_le_bytes(second));
+            let error = reader(MemDisk::new(stream), 8202).read_exact_at(ByteOffset(0), &mut [0]).unwrap_err();
+            assert!(matches!(error, ReadError::Corrupt { at: ByteOffset(0), .. }));
+            assert_eq!(reason(&error), why);
+        }
+    }
+
+    #[test]
+    fn a_broken_chunk_is_an_error_of_its_own_bytes_alone() {
+        let mut stream = raw_chunks();
+        stream.remove(8 + 4096); // the second chunk is one byte shorter, so it is packed
+        stream[4..8].copy_from_slice(&8191u32.to_le_bytes());
+        let reader = reader(MemDisk::new(stream), 8202);
+        reader.read_exact_at(ByteOffset(0), &mut [0; 4096]).unwrap();
+        reader.read_exact_at(ByteOffset(8192), &mut [0; 10]).unwrap();
+        let error = reader.read_exact_at(ByteOffset(5000), &mut [0; 1]).unwrap_err();
+        let why = "sum of the code lengths of byte 0x0 of the XPRESS data of chunk 1 of file 7 is 0x";
+        assert!(reason(&error).starts_with(why), "{}", reason(&error));
+    }
+}

@@ -113,3 +113,94 @@ fn long_length(bits: &mut Bits) -> Result<usize, UnpackError> {
         false => Ok(len),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// a, b, c and 287 (a distance of one more bit, a length in bytes), all with codes of two bits.
+    fn codes() -> Vec<u8> {
+        let mut packed = vec![0; LENGTHS_LEN];
+        (packed[97 / 2], packed[98 / 2], packed[287 / 2]) = (0x20, 0x22, 0x20);
+        packed
+    }
+
+    /// a, b, c, and a repetition at distance 3 whose length follows.
+    fn abc(length: &[u8]) -> Vec<u8> {
+        [&codes(), &[0x80, 0x1b, 0, 0][..], length].concat()
+    }
+
+    fn unpack(chunk: &[u8], len: usize) -> Result<Vec<u8>, String> {
+        let mut out = vec![0xee; len];
+        decompress(chunk, &mut out).map(|()| out).map_err(|err| err.to_string())
+    }
+
+    #[test]
+    fn the_examples_of_the_specification_are_unpacked() {
+        // [MS-XCA] section 3.2
+        let chunk = |lengths: &[(usize, &[u8])], bits: &[u8]| {
+            let mut chunk = vec![0; LENGTHS_LEN];
+            for (at, lengths) in lengths {
+                chunk.splice(*at..*at + lengths.len(), lengths.iter().copied());
+            }
+            chunk.extend(bits);
+            chunk
+        };
+        let lengths = [0x50, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x55, 0x45, 0x44, 0x04];
+        let bits = [
+            0xd8, 0x52, 0x3e, 0xd7, 0x94, 0x11, 0x5b, 0xe9, 0x19, 0x5f, 0xf9, 0xd6, 0x7c, 0xdf, 0x8d, 0x04, 0, 0, 0, 0,
+        ];
+        let alphabet = chunk(&[(0x30, &lengths), (0x80, &[0x04])], &bits);
+        assert_eq!(unpack(&alphabet, 26).unwrap(), b"abcdefghijklmnopqrstuvwxyz");
+        let lengths: [(usize, &[u8]); 3] = [(0x30, &[0x30, 0x23]), (0x80, &[0x02]), (0x8f, &[0x20])];
+        let abc = chunk(&lengths, &[0xa8, 0xdc, 0x00, 0x00, 0xff, 0x26, 0x01]);
+        assert_eq!(unpack(&abc, 300).unwrap(), b"abc".repeat(100));
+    }
+
+    #[test]
+    fn long_lengths_are_read_from_one_three_and_seven_bytes() {
+        for (len, length) in [(18, &[0][..]), (272, &[254]), (274, &[255, 15, 1]), (303, &[255, 44, 1])] {
+            let chunk = abc(length);
+            assert_eq!(unpack(&chunk, len + 3).unwrap(), b"abc".repeat(101 + 1)[..len + 3], "{length:?}");
+            assert!(unpack(&chunk, len + 2).is_err() && unpack(&chunk[..chunk.len() - 1], len + 3).is_err());
+        }
+        assert_eq!(unpack(&abc(&[255, 0, 0, 0xfa, 0xff, 0, 0]), 65536).unwrap(), b"abc".repeat(21846)[..65536]);
+        let err = unpack(&abc(&[255, 14, 0]), 20).unwrap_err();
+        assert!(
+            err.starts_with("long length of a repetition at byte ") && err.ends_with(" is 0xe: at least 15"),
+            "{err}"
+        );
+    }
+
+    #[test]
+    fn a_distance_before_the_start_is_refused() {
+        let chunk = [&codes(), &[0, 0xe0, 0, 0][..], &[0]].concat(); // the repetition first
+        let err = unpack(&chunk, 100).unwrap_err();
+        assert!(err.contains("distance of a repetition") && err.ends_with("is 0x3: inside its chunk"), "{err}");
+    }
+
+    #[test]
+    fn chunks_that_end_early_are_refused() {
+        let bytes = [&codes(), &[0x1b, 0x00][..]].concat(); // eight symbols: a a a a a b c, then the repetition
+        assert_eq!(unpack(&bytes, 4).unwrap(), b"aaaa");
+        let err = unpack(&bytes[..LENGTHS_LEN], 1).unwrap_err();
+        assert_eq!(err, "length of a chunk at byte 0x100 of XPRESS data is 0x100: as much as its codes take");
+        let err = unpack(&bytes[..LENGTHS_LEN - 1], 1).unwrap_err();
+        assert_eq!(err, "length of a chunk at byte 0x0 of XPRESS data is 0xff: 256 bytes of code lengths");
+        let err = unpack(&bytes, LARGEST + 1).unwrap_err();
+        assert_eq!(err, "plain length of a chunk at byte 0x0 of XPRESS data is 0x10001: at most 64 KiB");
+    }
+
+    #[test]
+    fn codes_that_are_none_are_refused() {
+        for (first, second, found) in [(0x11, 0x01, "0x18000"), (0x21, 0, "0xc000"), (0, 0, "0x0")] {
+            let mut chunk = vec![0; LENGTHS_LEN + 20];
+            (chunk[0], chunk[1]) = (first, second);
+            let err = unpack(&chunk, 1).unwrap_err();
+            assert!(
+                err.starts_with(&format!("sum of the code lengths at byte 0x0 of XPRESS data is {found}: ")),
+                "{err}"
+            );
+        }
+    }
+}

@@ -2,9 +2,18 @@
 #![allow(dead_code, reason = "each test file uses a part of this")]
 #![allow(clippy::unwrap_used, reason = "what only tests call may fail as tests do")]
 
-use std::path::Path;
-use std::process::{Command, Stdio};
+pub(crate) mod exfat_image;
+pub(crate) mod fat_image;
+pub(crate) mod hive;
+pub(crate) mod mounted;
+pub(crate) mod system_volume;
+pub(crate) mod tree;
 
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use blockdev::{ByteLen, ByteOffset, ReadAt, ReadError};
 use guestfs::{DiskLayout, Volume};
 
 /// Whether a foreign tool is there. In CI it must be; elsewhere its absence is printed and the test skipped.
@@ -16,6 +25,17 @@ pub(crate) fn has(tool: &str) -> bool {
     assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{tool} is missing, and CI must have it");
     eprintln!("skipped: {tool} is not installed");
     false
+}
+
+/// A file or folder below the one that `STILLFRAME_PEERS` names. Absent, it counts as a tool does.
+pub(crate) fn peer(relative: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("STILLFRAME_PEERS").map(|folder| PathBuf::from(folder).join(relative));
+    let path = path.filter(|path| path.exists());
+    if path.is_none() {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{relative} is missing, and CI must have it");
+        eprintln!("skipped: there is no {relative} below STILLFRAME_PEERS");
+    }
+    path
 }
 
 /// Runs a tool with `input` on its standard input; answers its standard output.
@@ -31,6 +51,29 @@ pub(crate) fn run(tool: &str, args: &[&str], folder: &Path, input: &str) -> Stri
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{tool} {args:?}: {text} {}", String::from_utf8_lossy(&output.stderr));
     text
+}
+
+/// A disk that counts how often it was read.
+pub(crate) struct Counting<D>(D, AtomicU64);
+
+impl<D> Counting<D> {
+    pub(crate) fn new(disk: D) -> Self {
+        Self(disk, AtomicU64::new(0))
+    }
+
+    pub(crate) fn reads(&self) -> u64 {
+        self.1.load(Ordering::Relaxed)
+    }
+}
+
+impl<D: ReadAt> ReadAt for Counting<D> {
+    fn size(&self) -> ByteLen {
+        self.0.size()
+    }
+    fn read_exact_at(&self, at: ByteOffset, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.read_exact_at(at, buf)
+    }
 }
 
 /// Writes bytes over others.

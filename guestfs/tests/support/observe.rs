@@ -90,6 +90,7 @@ impl Sight {
         self.ok(volume.parent(file));
         seen.found = self.ok(volume.find(folder, name, Case::Exact));
         self.ok(volume.find(folder, &name.to_ascii_uppercase(), Case::Ignored));
+        self.ok(volume.streams(file));
         if let Some(names) = self.ok(volume.xattrs(file)) {
             let hidden = [&b"system.ntfs_acl"[..], b"system.ntfs_reparse_data", b"system.ntfs_dos_name"];
             let all = names.into_iter().chain(hidden.map(<[u8]>::to_vec));

@@ -6,6 +6,7 @@ use vmdk_rs::Subformat;
 use zeroize::Zeroizing;
 
 use super::disk_args::DiskArgs;
+use super::mount_args::{FsArgs, MountArgs, MountsArgs, UnmountArgs};
 use super::output::ShowArgs;
 use crate::config::{ConnectionUri, PasswordSources, TlsChoice};
 use crate::error::{Error, Family, Result};
@@ -41,6 +42,14 @@ pub(super) enum Command {
     Cleanup(CleanupArgs),
     /// Look into disk images, check and convert them
     Disk(DiskArgs),
+    /// Show the files in disk images under drive letters, read-only
+    Mount(MountArgs),
+    /// End a mount and remove the directory that it made
+    Unmount(UnmountArgs),
+    /// List the mounts of this machine
+    Mounts(MountsArgs),
+    /// Look at the files in disk images without mounting them
+    Fs(FsArgs),
     /// Show on a built-in lab what the program does, and prove it
     Demo(DemoArgs),
     /// Run a simulated vCenter with real disks and guests that write

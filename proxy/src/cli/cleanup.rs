@@ -6,7 +6,7 @@ use crate::config::{ConnectionUri, StateDir};
 use crate::error::{Error, Family, Result};
 use crate::hypervisor::{Connected, VmInfo, connect};
 use crate::job::{
-    Act, Cancel, CleanupReport, Leftover, Recorded, Retry, RunId, Runs, find_unjournaled, made_here, remove_and_verify,
+    Cancel, CleanupReport, Leftover, Recorded, Retry, RunId, Runs, find_unjournaled, made_here, remove_and_verify,
     runs, undo_run,
 };
 
@@ -64,7 +64,7 @@ async fn clean_server(
     let (mut local, mut remote) = (Vec::new(), Vec::new());
     for mut run in runs {
         let acts = run.journal().open_acts();
-        let only_local = acts.iter().all(|act| matches!(act.what, Act::Directory { .. }));
+        let only_local = acts.iter().all(|act| act.what.is_local());
         if only_local { local.push(run) } else { remote.push(run) }
     }
     for run in local {

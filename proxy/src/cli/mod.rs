@@ -5,9 +5,12 @@ mod backup;
 mod cleanup;
 mod disk;
 mod disk_args;
+mod fs;
 mod lab;
 mod log;
 mod login;
+mod mount;
+mod mount_args;
 pub(crate) mod output;
 mod restore;
 mod snapshot;
@@ -32,6 +35,11 @@ pub fn main() -> ExitCode {
     }
     if let Some(tool) = args.get(1).and_then(|word| vcb::tool_of(word)) {
         return vcb::main(tool, &args[2..]);
+    }
+    if args.get(1).is_some_and(|word| word == crate::mount::SERVER_COMMAND) {
+        // A server that lives for days and locks itself in: no runtime, no signals of its own.
+        allow_many_files();
+        return crate::mount::server_main();
     }
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
@@ -91,6 +99,10 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Snapshot(args) => snapshot::run(args).await,
         Command::Cleanup(args) => cleanup::run(args).await,
         Command::Disk(args) => disk::run(args).await,
+        Command::Mount(args) => mount::run(args).await,
+        Command::Unmount(args) => mount::run_unmount(args).await,
+        Command::Mounts(args) => mount::run_mounts(&args),
+        Command::Fs(args) => fs::run(args).await,
         Command::Demo(args) => crate::demo::run(args.dir, args.json).await,
         Command::Lab(args) => lab::run(args).await,
         Command::Login(args) => login::login(&args),

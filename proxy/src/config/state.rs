@@ -75,6 +75,23 @@ impl StateDir {
         }
     }
 
+    /// Where the mounts of this machine write what goes wrong in them; made if missing.
+    ///
+    /// # Errors
+    /// [`Family::Failed`] if it cannot be made.
+    pub fn mount_logs(&self) -> Result<PathBuf> {
+        let path = self.path.join("mount");
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.failed(|| format!("cannot make {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Where the state lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Where the journals of runs are.
     #[must_use]
     pub fn journals(&self) -> PathBuf {

@@ -7,6 +7,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use vmdk_rs::{AdapterType, CreateOptions, ImageWriter, Subformat};
 
+use super::freeze::{choose_disks, consistency_of, frozen_disks, refuse_preexisting};
 use super::snapshot::{Made, Quiesce, make, remove_and_verify, still_there};
 use super::{Act, Cancel, Journal, Progress, Retry, RunId, cleanup};
 use crate::config::StateDir;
@@ -98,55 +99,6 @@ pub async fn backup(
     Ok(BackupReport { directory: work.staging.target().to_owned(), manifest, seconds })
 }
 
-/// Which disks are copied. A disk that no snapshot can freeze is an error unless it was excluded by name.
-fn choose_disks(config: &VmConfig, exclude: &[String]) -> Result<(Vec<DiskAddress>, Vec<SkippedDisk>)> {
-    let name = &config.info.name;
-    if config.info.template {
-        return Err(Error::new(Family::Unsupported, format!("{name} is a template, of which no snapshot can be made"))
-            .hint("convert it to a VM, or back up a VM made from it"));
-    }
-    if let Some(unknown) = exclude.iter().find(|e| !config.disks.iter().any(|d| d.address.to_string() == **e)) {
-        let known: Vec<_> = config.disks.iter().map(|disk| disk.address.to_string()).collect();
-        return Err(Error::new(Family::Usage, format!("{name} has no disk {unknown} to exclude"))
-            .hint(format!("it has {}", known.join(", "))));
-    }
-    let (mut wanted, mut skipped) = (Vec::new(), Vec::new());
-    for disk in &config.disks {
-        let address = disk.address.to_string();
-        if exclude.contains(&address) {
-            skipped.push(SkippedDisk { address, reason: "excluded on request".into() });
-            continue;
-        }
-        let obstacle = match disk {
-            Disk { raw_device: true, .. } => "a physical device passed through",
-            Disk { independent: true, .. } => "independent of snapshots",
-            _ => {
-                wanted.push(disk.address);
-                continue;
-            }
-        };
-        return Err(Error::new(Family::Unsupported, format!("{address} of {name} is {obstacle}: it cannot be frozen"))
-            .hint(format!("use --exclude-disk {address} to back up the rest")));
-    }
-    if wanted.is_empty() {
-        return Err(Error::new(Family::Unsupported, format!("{name} has no disk to back up")));
-    }
-    Ok((wanted, skipped))
-}
-
-/// VCB's PREEXISTING_VCB_SNAPSHOT=fail: another backup is at work, or left something that nobody here knows of.
-async fn refuse_preexisting(connected: &Connected, config: &VmConfig) -> Result<()> {
-    let snapshots = connected.hypervisor.snapshots(&config.info.moref).await?;
-    match snapshots.iter().find(|snapshot| super::SNAPSHOT_NAMES.contains(&snapshot.name.as_str())) {
-        None => Ok(()),
-        Some(found) => Err(Error::new(
-            Family::Exists,
-            format!("{} has a backup snapshot already ({} of {})", config.info.name, found.id, found.created),
-        )
-        .hint("another backup is at work, or one died elsewhere: `stillframe snapshot list` shows it, `stillframe cleanup` removes ours")),
-    }
-}
-
 struct Work<'a> {
     connected: &'a Connected,
     config: VmConfig,
@@ -176,15 +128,8 @@ impl Work<'_> {
         let name = self.config.info.name.clone();
         self.progress.step(&format!("{name}: taking the snapshot"));
         let snapshot = make(hypervisor, &self.config, self.options.quiesce, journal, self.cancel).await?;
-        let consistency = self.consistency(&snapshot);
-        if consistency == Consistency::CrashConsistent && self.options.quiesce != Quiesce::None {
-            if self.options.quiesce == Quiesce::Require {
-                return Err(Error::new(Family::Failed, format!("the host did not quiesce {name}"))
-                    .hint("look at VMware Tools in the guest, or use --quiesce try"));
-            }
-            warnings.push("the guest was not quiesced; the image is crash-consistent".to_owned());
-        }
-        let frozen = self.frozen(&snapshot, disks).await?;
+        let consistency = consistency_of(&self.config, &snapshot, self.options.quiesce, &mut warnings)?;
+        let frozen = frozen_disks(hypervisor, &self.config, &snapshot, disks, &self.skipped).await?;
         let buffers = Buffers::default();
         let copies = self.copy_all(&snapshot, &frozen, &buffers).await;
         buffers.idle().await;
@@ -214,36 +159,6 @@ impl Work<'_> {
             ))
         })?;
         Ok(manifest)
-    }
-
-    fn consistency(&self, snapshot: &Made) -> Consistency {
-        match (self.config.info.power, snapshot.quiesced) {
-            (Some(Power::Off), _) => Consistency::PoweredOff,
-            (_, true) => Consistency::Quiesced,
-            (_, false) => Consistency::CrashConsistent,
-        }
-    }
-
-    /// The frozen form of every wanted disk.
-    async fn frozen(&self, snapshot: &Made, disks: &[DiskAddress]) -> Result<Vec<Disk>> {
-        let mut frozen = self.connected.hypervisor.frozen_disks(&snapshot.id).await?;
-        let name = &self.config.info.name;
-        let expected = |disk: &Disk| {
-            let skipped = self.skipped.iter().any(|skipped| skipped.address == disk.address.to_string());
-            skipped || disks.contains(&disk.address)
-        };
-        if let Some(new) = frozen.iter().find(|disk| !expected(disk)) {
-            return Err(Error::new(Family::Failed, format!("{name} was given a new disk {} meanwhile", new.address))
-                .hint("run the backup again"));
-        }
-        frozen.retain(|disk| disks.contains(&disk.address));
-        match disks.iter().find(|address| !frozen.iter().any(|disk| disk.address == **address)) {
-            None => Ok(frozen),
-            Some(missing) => {
-                Err(Error::new(Family::Failed, format!("the snapshot of {} lacks {missing}", self.config.info.name))
-                    .hint("the VM was changed meanwhile; run the backup again"))
-            }
-        }
     }
 
     /// Copies `.vmx`, NVRAM and the like into the directory.

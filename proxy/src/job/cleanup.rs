@@ -93,6 +93,7 @@ fn describe(act: &Act) -> String {
     match act {
         Act::Snapshot { vm_name, .. } => format!("snapshot of {vm_name}"),
         Act::Directory { path } => format!("incomplete directory {}", path.display()),
+        Act::Mount { path, .. } => format!("mount on {}", path.display()),
         Act::DatastoreDirectory { path, .. } => format!("datastore directory {path}"),
         Act::Registration { config_path, .. } => format!("registration of {config_path}"),
     }
@@ -100,8 +101,10 @@ fn describe(act: &Act) -> String {
 
 /// Undoes one act, trying again what can pass. `hypervisor` is needed for all but local directories.
 async fn undo(hypervisor: Option<&dyn Hypervisor>, run: RunId, act: &OpenAct, retry: Retry) -> Result<()> {
-    if let Act::Directory { path } = &act.what {
-        return remove_directory(run, path);
+    match &act.what {
+        Act::Directory { path } => return remove_directory(run, path),
+        Act::Mount { path, made_directory } => return crate::mount::undo(run, path, *made_directory),
+        _ => {}
     }
     let hypervisor = hypervisor.ok_or_else(|| Error::new(Family::Failed, "the hypervisor cannot be reached"))?;
     if act.fact.is_none() {
@@ -125,7 +128,7 @@ async fn let_requests_arrive(act: &Act) {
 
 async fn undo_on(hypervisor: &dyn Hypervisor, run: RunId, act: &OpenAct) -> Result<()> {
     match &act.what {
-        Act::Directory { .. } => Ok(()),
+        Act::Directory { .. } | Act::Mount { .. } => Ok(()), // they are undone without it
         Act::Snapshot { .. } => undo_snapshot(hypervisor, run, act).await,
         Act::DatastoreDirectory { datacenter, path } => {
             if hypervisor.is_marked(datacenter, path, run).await? {
@@ -321,7 +324,7 @@ pub async fn reap(state: &StateDir, hypervisor: &dyn Hypervisor, uri: &str) {
         tracing::warn!("{}", error.line());
     }
     for mut recorded in found.dead {
-        let ours = |act: &OpenAct| matches!(act.what, Act::Snapshot { .. } | Act::Directory { .. });
+        let ours = |act: &OpenAct| act.what.is_local() || matches!(act.what, Act::Snapshot { .. });
         if recorded.begin.uri != uri || !recorded.journal().open_acts().iter().all(ours) {
             continue;
         }
@@ -334,6 +337,26 @@ pub async fn reap(state: &StateDir, hypervisor: &dyn Hypervisor, uri: &str) {
         }
         for (leftover, why) in report.left {
             tracing::error!("{} of the dead run {} is left: {why}", leftover.what, leftover.run);
+        }
+    }
+}
+
+/// Before a new run that needs no hypervisor: undoes what dead runs of `uri` left on this machine, and only that. Every failure is a warning.
+pub async fn reap_local(state: &StateDir, uri: &str) {
+    let dead = match runs(state) {
+        Ok(found) => found.dead,
+        Err(error) => return tracing::warn!("{}", error.line()),
+    };
+    for mut recorded in dead {
+        if recorded.begin.uri != uri || !recorded.journal().open_acts().iter().all(|act| act.what.is_local()) {
+            continue;
+        }
+        let mut report = CleanupReport::default();
+        if let Err(error) = undo_run(recorded, None, Retry::ONCE, &mut report).await {
+            tracing::warn!("{}", error.line());
+        }
+        for (leftover, why) in report.left {
+            tracing::warn!("{} of the dead run {} is left: {why}", leftover.what, leftover.run);
         }
     }
 }

@@ -47,6 +47,13 @@ pub enum Act {
         /// `[datastore] folder`.
         path: String,
     },
+    /// A mount of ours on a local directory.
+    Mount {
+        /// Absolute path.
+        path: PathBuf,
+        /// Whether the run made the directory too.
+        made_directory: bool,
+    },
     /// A VM that was registered for a restore.
     Registration {
         /// Its configuration file, `[datastore] folder/name.vmx`.
@@ -54,6 +61,14 @@ pub enum Act {
         /// Inventory path of the datacenter.
         datacenter: String,
     },
+}
+
+impl Act {
+    /// Whether it is undone on this machine, without a hypervisor.
+    #[must_use]
+    pub const fn is_local(&self) -> bool {
+        matches!(self, Self::Directory { .. } | Self::Mount { .. })
+    }
 }
 
 /// The head of a journal.

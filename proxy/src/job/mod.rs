@@ -6,6 +6,8 @@
 mod backup;
 mod cancel;
 mod cleanup;
+mod freeze;
+mod hold;
 mod journal;
 mod progress;
 mod retry;
@@ -14,7 +16,8 @@ mod snapshot;
 
 pub use backup::{BackupOptions, BackupReport, backup};
 pub use cancel::Cancel;
-pub use cleanup::{CleanupReport, Leftover, Runs, find_unjournaled, reap, runs, undo_run};
+pub use cleanup::{CleanupReport, Leftover, Runs, find_unjournaled, reap, reap_local, runs, undo_run};
+pub use hold::{Held, HoldOptions, hold};
 pub use journal::{Act, Begin, Journal, OpenAct, Record, Recorded};
 pub use progress::{Meter, Progress, ProgressMode};
 pub use retry::{Retry, with_retries};

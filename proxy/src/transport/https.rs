@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use blockdev::{ByteOffset, ReadAt};
+use blockdev::{ByteLen, ByteOffset, ReadAt};
 use bytes::Bytes;
 use futures_util::Stream;
+use tokio::runtime::Handle;
 use vmdk_rs::{Descriptor, ExtentType, FnGate, Image, PlainName};
 use vsphere::{Client, DatastoreFile, DatastorePath, Moref, RangeBody};
 
@@ -73,7 +74,7 @@ pub(super) async fn open(
                 format!("{} has {size} bytes, and its disk {}", file.path(), disk.capacity),
             ));
         }
-        return Ok(Box::new(FlatDisk { file, capacity: disk.capacity, areas }));
+        return Ok(Box::new(FlatDisk { file, capacity: disk.capacity, areas, runtime: Handle::current() }));
     }
     let image = open_chain(client.clone(), datacenter.clone(), native.file.clone(), Arc::new(text.to_vec())).await;
     let image = image.map_err(|e| e.within(what()))?;
@@ -107,7 +108,7 @@ async fn open_chain(
     path: DatastorePath,
     descriptor: Arc<Vec<u8>>,
 ) -> Result<Image> {
-    let runtime = tokio::runtime::Handle::current();
+    let runtime = Handle::current();
     // The image reader is synchronous; its reads block a thread of the blocking pool.
     let work = move || {
         let name = path.path.rsplit('/').next().unwrap_or_default().to_owned();
@@ -148,6 +149,7 @@ struct FlatDisk {
     file: DatastoreFile,
     capacity: u64,
     areas: Areas,
+    runtime: Handle,
 }
 
 #[async_trait]
@@ -163,6 +165,10 @@ impl FrozenDisk for FlatDisk {
     async fn open(&self, span: Span) -> Result<Box<dyn ByteStream>> {
         let body = self.file.get_range(span.start, span.end - span.start).await.map_err(from_vsphere)?;
         Ok(Box::new(body))
+    }
+
+    fn reader(&self) -> Arc<dyn ReadAt> {
+        Arc::new(RemoteFile::with_size(self.file.clone(), ByteLen(self.capacity), self.runtime.clone()))
     }
 }
 
@@ -190,6 +196,10 @@ impl FrozenDisk for ChainDisk {
 
     async fn open(&self, span: Span) -> Result<Box<dyn ByteStream>> {
         Ok(Box::new(ChainStream { image: self.image.clone(), span }))
+    }
+
+    fn reader(&self) -> Arc<dyn ReadAt> {
+        self.image.clone()
     }
 }
 

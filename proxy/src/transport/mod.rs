@@ -5,8 +5,10 @@ mod remote_file;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use blockdev::ReadAt;
 use bytes::Bytes;
 
 pub(crate) use self::https::from_read;
@@ -121,6 +123,9 @@ pub trait FrozenDisk: Send + Sync {
 
     /// The bytes of `span`, which lies inside the disk.
     async fn open(&self, span: Span) -> Result<Box<dyn ByteStream>>;
+
+    /// The same disk for readers that wait: its reads block, and must not be made on a thread of the runtime.
+    fn reader(&self) -> Arc<dyn ReadAt>;
 }
 
 /// Opens a frozen disk of `snapshot` over `route`.

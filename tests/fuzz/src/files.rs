@@ -56,6 +56,11 @@ impl File {
         self.read.load(Ordering::Relaxed)
     }
 
+    /// The stored bytes, segment by segment, to be changed.
+    pub fn segments_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        self.segments.values_mut().map(Vec::as_mut_slice)
+    }
+
     fn left(&self, at: ByteOffset, len: u64) -> Result<u64, ReadError> {
         match self.size.checked_sub(at.0) {
             Some(left) if left >= len => Ok(left),

@@ -1,4 +1,5 @@
-//! What the targets share: how an input is cut into files, what every image must keep to, and what it may cost.
+//! What the targets share: how an input is cut into files, what every image and every decompressor must keep to, and what that may
+//! cost.
 
 mod disk;
 mod files;
@@ -6,6 +7,8 @@ mod input;
 mod memory;
 mod packed;
 mod tree;
+mod unpacked;
+mod volume;
 mod walk;
 
 pub use disk::{Dialect, disk};
@@ -13,4 +16,6 @@ pub use files::{File, Files, Naming};
 pub use input::Input;
 pub use memory::limited;
 pub use tree::explore;
+pub use unpacked::unpacked_twice;
+pub use volume::{Open, first_file, walk_volume};
 pub use walk::{Verdict, examine};

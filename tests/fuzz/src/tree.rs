@@ -78,9 +78,8 @@ fn name(volume: &dyn FileSystem, folder: FileId, entry: &Entry) {
     fine(volume.find(folder, &entry.name, Case::Exact));
     fine(volume.find(folder, &entry.name.to_ascii_lowercase(), Case::Ignored));
     fine(volume.find(folder, b"no such name", Case::Ignored));
-    let names = fine(volume.xattrs(entry.file)).unwrap_or_default();
-    for stream in names.iter().take(3).filter_map(|name| name.strip_prefix(b"user.")) {
-        let path = [&entry.name[..], b":", stream].concat();
+    for stream in fine(volume.streams(entry.file)).unwrap_or_default().iter().take(3) {
+        let path = [&entry.name[..], b":", &stream.name].concat();
         if let Some(Some(stream)) = fine(volume.find(folder, &path, Case::Exact)) {
             fine(volume.metadata(stream));
             content(volume, stream);

@@ -55,7 +55,8 @@ def finish_unmounted(volume):
 def encrypt(image, number):
     """Sets the flag of the file and that of its content."""
     record = image.record(number)
-    for kind, place, flag in ((STANDARD_INFORMATION, 0x18 + 0x20, ENCRYPTED_FILE), (ntfs_raw.DATA, 0x0C, ENCRYPTED_STREAM)):
+    of_file, of_stream = (STANDARD_INFORMATION, 0x18 + 0x20, ENCRYPTED_FILE), (ntfs_raw.DATA, 0x0C, ENCRYPTED_STREAM)
+    for kind, place, flag in (of_file, of_stream):
         at = record.find(kind) + place
         value = int.from_bytes(record.data[at:at + 2], "little") | flag
         record.data[at:at + 2] = value.to_bytes(2, "little")

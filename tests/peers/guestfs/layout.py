@@ -5,7 +5,7 @@ import re
 import subprocess
 
 SECTION = re.compile(r"^Dumping attribute \$?(\S+) \((0x[0-9a-f]+)\) from mft record (\d+)", re.M)
-FIELD = re.compile(r"^\t([A-Za-z ]+):?\s+(?:.*\((0x[0-9a-f]+)\)|(0x[0-9a-f]+)|(\S+))", re.M)
+FIELD = re.compile(r"^\t([A-Za-z ]+):?\s+(?:.*\((0x[0-9a-f]+)\)|(0x[0-9a-f]+))", re.M)
 NAME = re.compile(r"^\tAttribute name:\s+'(.*)'", re.M)
 RUN = re.compile(r"^\t\t\t0x([0-9a-f]+)\t\t(?:0x([0-9a-f]+)|<HOLE>)\t\t0x([0-9a-f]+)", re.M)
 
@@ -25,7 +25,8 @@ def attributes(text):
     found = []
     for head, end in zip(heads, [head.start() for head in heads[1:]] + [len(text)]):
         body = text[head.end():end]
-        fields = {name.strip().lower(): int(wide or bare, 16) for name, wide, bare, _ in FIELD.findall(body) if wide or bare}
+        numbers = [(label, wide or bare) for label, wide, bare in FIELD.findall(body)]
+        fields = {label.strip().lower(): int(number, 16) for label, number in numbers}
         name = NAME.search(body)
         runs = [(int(vcn, 16), int(lcn, 16) if lcn else None, int(count, 16)) for vcn, lcn, count in RUN.findall(body)]
         found.append({"type": head[1], "record": int(head[3]), "name": name[1] if name else "", "fields": fields,
@@ -38,9 +39,12 @@ def facts(image, what, kind="DATA", name=""):
     found = attributes(ask(image, what))
     pieces = [one for one in found if (one["type"], one["name"]) == (kind, name)]
     if not pieces:
-        raise RuntimeError(f"{what}: no attribute {kind} {name!r} among {[(one['type'], one['name']) for one in found]}")
+        there = [(one["type"], one["name"]) for one in found]
+        raise RuntimeError(f"{what}: no attribute {kind} {name!r} among {there}")
     first = next((one for one in pieces if not one["fields"].get("lowest vcn")), pieces[0])["fields"]
+    base = next(one["record"] for one in found if one["type"] == "STANDARD_INFORMATION")
     return {
+        "in_base": sum(one["record"] == base for one in pieces),
         "list": any(one["type"] == "ATTRIBUTE_LIST" for one in found),
         "names": sum(one["type"] == "FILE_NAME" for one in found),
         "pieces": len(pieces),

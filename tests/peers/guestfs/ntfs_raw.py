@@ -132,7 +132,8 @@ class Image:
         """[(type, name, record)...] in the order of the list."""
         if attribute[8]:
             size = words(attribute, "Q", 0x30)[0]
-            body = b"".join(self.read(lcn * self.cluster, length * self.cluster) for lcn, length in runs(attribute))[:size]
+            parts = [self.read(lcn * self.cluster, length * self.cluster) for lcn, length in runs(attribute)]
+            body = b"".join(parts)[:size]
         else:
             size, at = words(attribute, "IH", 0x10)
             body = attribute[at:at + size]

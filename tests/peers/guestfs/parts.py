@@ -44,7 +44,8 @@ def part(name, phase=PLAIN, cluster=ANY):
 @part("sizes")
 def sizes(volume, top):
     """On both sides of residency, of a cluster, of a compression unit."""
-    for size in (0, 1, 50, 300, 600, 680, 690, 700, 720, 760, 900, 3000, 4095, 4096, 4097, 9000, 20000, 65535, 65536, 65537):
+    around_residency = (600, 680, 690, 700, 720, 760)
+    for size in (0, 1, 50, 300, *around_residency, 900, 3000, 4095, 4096, 4097, 9000, 20000, 65535, 65536, 65537):
         volume.file(top + b"/%06d" % size, mixed(size, size))
     volume.claim(top + b"/000300", resident=True, size=300)
     volume.claim(top + b"/020000", resident=False, size=20000, initialized=20000)
@@ -63,7 +64,7 @@ def sparse(volume, top):
 
 @part("compressed", cluster=4 * KIB)
 def compressed(volume, top):
-    """LZNT1, which NTFS does with clusters of at most 4 KiB. What does not become smaller is stored plain within the same file."""
+    """LZNT1, for clusters of at most 4 KiB. What does not become smaller is stored plain within the same file."""
     volume.attributes(top, 0x800)
     for name, make in ((b"text", text), (b"mixed", mixed), (b"noise", noise)):
         for size in (700, 5000, UNIT - 1, UNIT, UNIT + 1, 3 * UNIT + 777, 5 * UNIT + 4096):
@@ -71,7 +72,8 @@ def compressed(volume, top):
     volume.file(top + b"/zeros", bytes(4 * UNIT + 100))
     volume.file(top + b"/one-letter", b"a" * (4 * UNIT + 100))
     words = text("holes", 2 * UNIT)
-    volume.file(top + b"/holes", [(0, words[:9]), (3 * UNIT + 100, words), (9 * UNIT - 9, words[:4000])], size=12 * UNIT + 7)
+    pieces = [(0, words[:9]), (3 * UNIT + 100, words), (9 * UNIT - 9, words[:4000])]
+    volume.file(top + b"/holes", pieces, size=12 * UNIT + 7)
     volume.file(top + b"/mixed-%d" % (MIB + 12345), mixed("compressed large", MIB + 12345))
     volume.claim(top + b"/text-%d" % (3 * UNIT + 777), flags=1, size=3 * UNIT + 777, min_holes=3)
     volume.claim(top + b"/holes", flags=1, min_holes=3)
@@ -94,12 +96,13 @@ def streams(volume, top):
 @part("names")
 def names(volume, top):
     for number, name in enumerate((
-        "ä ö ü ß €.txt", "🖴 disk 𝄞.txt", "日本語のファイル名", "עברית", "x" * 255, "字" * 84, "𝄞" * 63, ".hidden", "a\tb", "100%",
-        "ends with a dot.", "ends with a space ", "com1", "back\\slash", "a:b*c?d\"e<f>g|h", "$Extend", "$MFT", "Case", "case", "CASE",
-        "é composed", "é decomposed", "ÿ", "Ÿ",
+        "ä ö ü ß €.txt", "🖴 disk 𝄞.txt", "日本語のファイル名", "עברית", "x" * 255, "字" * 84, "𝄞" * 63, ".hidden", "a\tb",
+        "100%", "ends with a dot.", "ends with a space ", "com1", "back\\slash", "a:b*c?d\"e<f>g|h", "$Extend", "$MFT",
+        "Case", "case", "CASE", "\u00e9 composed", "e\u0301 decomposed", "ÿ", "Ÿ",
     )):
         volume.file(top + b"/" + name.encode(), b"name %d: " % number + name.encode())
-    for number, name in enumerate((b"high \xed\xa0\x81 alone", b"low \xed\xb0\x80 alone", b"\xed\xbf\xbf\xed\xa0\x80 reversed")):
+    lone = (b"high \xed\xa0\x81 alone", b"low \xed\xb0\x80 alone", b"\xed\xbf\xbf\xed\xa0\x80 reversed")
+    for number, name in enumerate(lone):
         volume.file(top + b"/" + name, b"surrogate %d" % number)
     volume.file(top + b"/a long name with a short one.text", b"8.3")
     volume.set(top + b"/a long name with a short one.text", "system.ntfs_dos_name", b"ALONGN~1.TEX")
@@ -139,7 +142,8 @@ def metadata(volume, top):
         volume.file(top + b"/" + name, name)
         volume.times(top + b"/" + name, *times)
     volume.folder(top + b"/folder")
-    for name, value in ((b"read-only", READ_ONLY), (b"hidden", HIDDEN), (b"system", SYSTEM), (b"all", 0x3127), (b"archive", ARCHIVE)):
+    values = {b"read-only": READ_ONLY, b"hidden": HIDDEN, b"system": SYSTEM, b"all": 0x3127, b"archive": ARCHIVE}
+    for name, value in values.items():
         volume.file(top + b"/" + name, name)
         volume.attributes(top + b"/" + name, value)
     volume.file(top + b"/secured", b"for some only")
@@ -300,7 +304,8 @@ def binary(size):
     out = bytearray()
     while len(out) < size:
         at = len(out)
-        out += b"\x55\x89\xe5\xe8" + struct.pack("<i", at % 5000 - at // 2) + bytes([at // 7 % 251]) * (at % 9) + b"\xc3\x90"
+        out += b"\x55\x89\xe5\xe8" + struct.pack("<i", at % 5000 - at // 2)
+        out += bytes([at // 7 % 251]) * (at % 9) + b"\xc3\x90"
     return bytes(out[:size])
 
 

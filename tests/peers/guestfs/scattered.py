@@ -12,7 +12,7 @@ def split_file(volume, top):
     """One stream in several records: the first piece stays in the base record."""
     volume.file(top + b"/file", mixed("split", 2500 * KIB + 77))
     volume.file(top + b"/beside", b"a small one")
-    volume.claim(top + b"/file", list=True, min_pieces=2, min_runs=MANY_RUNS, size=2500 * KIB + 77)
+    volume.claim(top + b"/file", list=True, in_base=1, min_pieces=2, min_runs=MANY_RUNS, size=2500 * KIB + 77)
 
 
 @part("split-stream", SCATTERED, 4 * KIB)
@@ -26,7 +26,7 @@ def split_stream(volume, top):
 
 @part("split-compressed", CRUMBLED, 4 * KIB)
 def split_compressed(volume, top):
-    """Compressed, and in pieces: units whose clusters are apart. The long name leaves little room in the base record."""
+    """Compressed, and in pieces: units whose clusters are apart. The long name leaves little room in the record."""
     volume.attributes(top, 0x800)
     path = top + b"/file-" + b"n" * 200
     line = b"the number is %08d, and the number is not %08d\n"
@@ -36,8 +36,9 @@ def split_compressed(volume, top):
 
 @part("split-folder", SCATTERED, 4 * KIB)
 def split_folder(volume, top, files=1600):
-    """A folder whose index is in several records; it splits the table of records ($MFT) too."""
+    """A folder with its index in several records, the root not in the first; the table of records is split too."""
     for number in range(files):
         volume.file(top + b"/%06d-" % number + b"n" * 230, b"%d" % number)
+    volume.claim(top, attribute="INDEX_ROOT", stream="$I30", in_base=0)
     volume.claim(top, attribute="INDEX_ALLOCATION", stream="$I30", list=True, min_pieces=2, min_runs=100)
     volume.claim(0, list=True, min_pieces=2, min_runs=100)

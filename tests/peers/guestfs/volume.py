@@ -22,18 +22,23 @@ READ_ONLY, HIDDEN, SYSTEM, ARCHIVE, COMPRESSED = 1, 2, 4, 0x20, 0x800
 XATTR, WINDOWS = "streams_interface=xattr", "streams_interface=windows"
 
 
-def run(*command):
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+# mtools takes names in the locale's bytes.
+ENVIRONMENT = os.environ | {"LC_ALL": "C.UTF-8", "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}
+
+
+def run(*command, input=None):
+    done = subprocess.run(command, input=input, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRONMENT)
     if done.returncode:
         raise RuntimeError(f"{command}: {done.returncode}: {done.stdout.decode(errors='replace')}")
+    return done.stdout.decode(errors="replace").strip()
 
 
 @contextlib.contextmanager
 def mounted(image, options):
-    """ntfs-3g in front of an image: answers the folder. Its process ends after the unmount, and only then all is written."""
+    """ntfs-3g in front of an image: answers the folder. All is written only when its process has ended."""
     folder, log = tempfile.mkdtemp(), tempfile.TemporaryFile()
     command = ["ntfs-3g", "-o", f"no_detach,compression,big_writes,{options}", image, folder]
-    server = subprocess.Popen(command, stdout=log, stderr=log)
+    server = subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT)
     try:
         while not os.path.ismount(folder):
             if server.poll() is not None:
@@ -74,7 +79,8 @@ class Volume:
         self.geometry = {"size": size, "sector": sector, "cluster": cluster, "label": label}
         with open(path, "wb") as file:
             file.truncate(size)
-        run("mkntfs", "-F", "-Q", "-s", str(sector), "-p", "0", "-H", "0", "-S", "0", "-c", str(cluster), "-L", label, path)
+        place = ("-p", "0", "-H", "0", "-S", "0")
+        run("mkntfs", "-F", "-Q", "-s", str(sector), *place, "-c", str(cluster), "-L", label, path)
         self.note(b"", kind="folder")
 
     @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 mod getopt;
 mod mounter;
+mod mountvm;
 mod secret;
 
 use std::ffi::{OsStr, OsString};
@@ -16,11 +17,14 @@ use crate::error::{Error, Family, Result};
 pub enum Tool {
     /// `vcbMounter`: back up one VM.
     Mounter,
+    /// `mountvm`: show the volumes of an image.
+    MountVm,
     /// A tool that is known by name and not there yet.
     Later(&'static str),
 }
 
-const TOOLS: [(&str, Tool); 9] = [
+const TOOLS: [(&str, Tool); 10] = [
+    ("mountvm", Tool::MountVm),
     ("vcbmounter", Tool::Mounter),
     ("vcbvmname", Tool::Later("vcbVmName")),
     ("vcbsnapall", Tool::Later("vcbSnapAll")),
@@ -52,6 +56,7 @@ fn dispatch(tool: Tool, args: &[OsString]) -> Result<()> {
         .ok_or_else(|| Error::new(Family::Usage, "an argument is not UTF-8"))?;
     match tool {
         Tool::Mounter => mounter::main(&args),
+        Tool::MountVm => mountvm::main(&args),
         Tool::Later(name) => Err(Error::new(Family::Unsupported, format!("{name} is not there yet"))
             .hint("vcbMounter is; `stillframe --help` shows what else can be done")),
     }

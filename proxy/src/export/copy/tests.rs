@@ -93,6 +93,10 @@ impl FrozenDisk for Disk {
         let (bytes, sent) = (self.bytes.clone(), self.sent.clone());
         Ok(Box::new(Stream { bytes, at: span.start, trouble, random: Random(span.start), sent, span }))
     }
+
+    fn reader(&self) -> Arc<dyn blockdev::ReadAt> {
+        Arc::new(MemDisk::new(self.bytes.to_vec()))
+    }
 }
 
 struct Stream {

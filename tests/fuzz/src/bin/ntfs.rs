@@ -10,7 +10,7 @@
 use std::sync::{Arc, LazyLock};
 
 use blockdev::{ByteLen, ReadAt};
-use fuzz::{File, Input, explore, limited};
+use fuzz::{File, Input, explore, first_file, limited};
 use guestfs::{Cache, CachedDisk, Ntfs};
 use libfuzzer_sys::fuzz_target;
 
@@ -25,7 +25,7 @@ static UPCASE: LazyLock<Vec<u8>> = LazyLock::new(|| {
 fuzz_target!(|data: &[u8]| {
     let mut input = Input::new(data);
     let upcase = input.number(4) << 9;
-    let Some((_, mut disk)) = input.files().into_iter().next() else { return };
+    let Some(mut disk) = first_file(input) else { return };
     seal(&mut disk);
     if upcase != 0 {
         disk.put(upcase, UPCASE.clone());

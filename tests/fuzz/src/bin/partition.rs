@@ -8,7 +8,7 @@
 #![no_main]
 
 use blockdev::{ByteOffset, ReadAt};
-use fuzz::{File, Input, limited};
+use fuzz::{File, Input, first_file, limited};
 use guestfs::{DiskLayout, PartitionError, SectorSize, detect, volumes, volumes_with};
 use libfuzzer_sys::fuzz_target;
 
@@ -20,7 +20,7 @@ const NO_DISK: &str = "the disk does not fail";
 fuzz_target!(|data: &[u8]| {
     let mut input = Input::new(data);
     let flags = input.number(1);
-    let Some((_, mut disk)) = input.files().into_iter().next() else { return };
+    let Some(mut disk) = first_file(input) else { return };
     seal(&mut disk, flags);
     limited(8 << 20, || look(&disk));
 });

@@ -194,7 +194,7 @@ impl Drop for Served {
 }
 
 /// The program under test, with nothing of the caller's in its environment.
-fn program() -> Result<Command> {
+pub(crate) fn program() -> Result<Command> {
     let path = programs()?.join("stillframe");
     if !path.exists() {
         let found = "it is not there; tests/bench builds it".to_owned();
@@ -210,9 +210,13 @@ fn program() -> Result<Command> {
 /// `stillframe disk` with these words; its state stays in the data directory.
 pub(crate) fn disk_command(words: &[&str]) -> Result<Command> {
     let mut command = program()?;
-    let state = programs()?.parent().unwrap_or(Path::new("..")).join("bench/state");
-    command.arg("disk").args(words).env("STILLFRAME_STATE_DIR", state);
+    command.arg("disk").args(words).env("STILLFRAME_STATE_DIR", disk_state()?);
     Ok(command)
+}
+
+/// Where commands on disks and images keep their state.
+pub(crate) fn disk_state() -> Result<PathBuf> {
+    Ok(programs()?.parent().unwrap_or(Path::new("..")).join("bench/state"))
 }
 
 /// What a program prints, if it succeeds.

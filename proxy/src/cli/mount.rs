@@ -1,0 +1,101 @@
+use std::path::{Path, PathBuf};
+
+use super::mount_args::{ImagesArgs, MountArgs, MountsArgs, UnmountArgs};
+use super::output;
+use crate::config::StateDir;
+use crate::disk::SourceFormat;
+use crate::error::{Context, Error, Family, Result};
+use crate::export::CATALOG_NAME;
+use crate::job::{Cancel, Progress, RunId};
+use crate::mount::{ImageSpec, MountSpec, Program, Unmounted, mounts, start, unmount};
+
+pub(super) async fn run(args: MountArgs) -> Result<()> {
+    let spec = MountSpec {
+        run: RunId::new(),
+        state: StateDir::from_environment()?.path().to_owned(),
+        command: "mount".into(),
+        images: images(&args.images, &args.source)?,
+        source: names(&args.images),
+        directory: args.directory,
+        allow_other: args.allow_other,
+    };
+    mount_and_show(&spec, args.json, args.foreground).await
+}
+
+/// Mounts, prints what is shown, and stays if that is wished.
+pub(super) async fn mount_and_show(spec: &MountSpec, json: bool, stay: bool) -> Result<()> {
+    let cancel = Cancel::on_signals()?;
+    let started = start(spec, &Program::this()?, &cancel).await?;
+    if json {
+        output::json(&started.report)?;
+    } else {
+        output::text(&started.report.text());
+    }
+    if stay { started.stay(spec, &cancel).await } else { Ok(()) }
+}
+
+fn names(images: &[PathBuf]) -> String {
+    images.iter().map(|image| image.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// The images that are named; of a backup directory all its disks, in the order of its catalog.
+pub(super) fn images(paths: &[PathBuf], args: &ImagesArgs) -> Result<Vec<ImageSpec>> {
+    let raw = args.format.map(|format| format == SourceFormat::Raw);
+    let mut images = Vec::new();
+    for path in paths {
+        let path = std::path::absolute(path).failed(|| format!("cannot use {}", path.display()))?;
+        if path.is_dir() {
+            images.extend(backup_images(&path)?);
+        } else {
+            images.push(ImageSpec { path, raw, map: args.map.map.clone() });
+        }
+    }
+    Ok(images)
+}
+
+fn backup_images(directory: &Path) -> Result<Vec<ImageSpec>> {
+    if !directory.join(CATALOG_NAME).is_file() {
+        return Err(Error::new(Family::Usage, format!("{} holds no catalog", directory.display()))
+            .hint("name disk images, or the directory of a complete backup"));
+    }
+    let backup = crate::restore::Backup::open(directory, None)?;
+    let image = |disk: &crate::restore::BackupDisk| ImageSpec {
+        path: directory.join(&disk.file),
+        raw: Some(false),
+        map: Vec::new(),
+    };
+    Ok(backup.disks.iter().map(image).collect())
+}
+
+pub(super) async fn run_unmount(args: UnmountArgs) -> Result<()> {
+    let state = StateDir::from_environment()?;
+    let progress = Progress::new(args.show.progress);
+    let unmounted = unmount(&state, &args.directory, args.force, &progress).await?;
+    if args.show.json {
+        return output::json(&unmounted);
+    }
+    show_unmounted(&unmounted);
+    Ok(())
+}
+
+pub(super) fn show_unmounted(unmounted: &Unmounted) {
+    let path = &unmounted.path;
+    output::line(&match unmounted.was_mounted {
+        true => format!("{path}: unmounted"),
+        false => format!("{path}: nothing was mounted there"),
+    });
+    for error in &unmounted.errors {
+        output::line(&format!("note: {}", error.replace(char::is_control, "?")));
+    }
+}
+
+pub(super) fn run_mounts(args: &MountsArgs) -> Result<()> {
+    let mounts = mounts()?;
+    if args.json {
+        let rows: Vec<_> = mounts.iter().map(|(run, path)| serde_json::json!({ "run": run, "path": path })).collect();
+        return output::json(&rows);
+    }
+    let rows: Vec<_> = mounts.iter().map(|(run, path)| vec![path.display().to_string(), run.to_string()]).collect();
+    output::table(&["DIRECTORY", "RUN"], &rows);
+    Ok(())
+}

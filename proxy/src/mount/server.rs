@@ -1,0 +1,168 @@
+//! The process that lives as long as the mount.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+
+use blockdev::{ByteLen, ByteOffset, Extent, ReadAt, ReadError};
+use fuser::Session;
+use guestfs::Cache;
+use rustix::process::{getegid, geteuid};
+
+use super::attach::attach;
+use super::directory::Directory;
+use super::errors::ErrorLog;
+use super::fuse::Served;
+use super::report::Report;
+use super::sandbox::lock_in;
+use super::spec::{Answer, MountSpec, receive, send};
+use super::volumes::{self, CACHE};
+use super::{Guest, Tree};
+use crate::config::StateDir;
+use crate::disk::Source;
+use crate::error::{Context, Error, Family, Result};
+use crate::job::{Act, Journal};
+
+/// The hidden command that makes a process the server of a mount.
+pub const SERVER_COMMAND: &str = "mount-server";
+/// The URI of runs that need no hypervisor.
+pub const LOCAL: &str = "image:";
+
+/// The disks of a mount, with the names by which reports call them.
+pub type Disks = Vec<(String, Arc<dyn ReadAt>)>;
+
+/// Serves a mount until it is unmounted. Standard input is the socket to the process that started this one.
+#[must_use]
+pub fn server_main() -> ExitCode {
+    server_main_with(open_images, volumes::open)
+}
+
+/// The same with other disks and other readers. `open` may use files and network; what `read` does with the disks is locked in.
+pub fn server_main_with(
+    open: impl FnOnce(&MountSpec) -> Result<Disks>,
+    read: impl FnOnce(Disks, &Arc<Cache>) -> Guest,
+) -> ExitCode {
+    let control = std::io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
+    let Ok(mut control) = control else { return ExitCode::from(Family::Usage.exit_code()) };
+    let spec = match receive(&control) {
+        Ok(Some(spec)) => spec,
+        _ => return ExitCode::from(Family::Usage.exit_code()), // nobody is there to tell
+    };
+    let prepared = prepare(&spec, open, read);
+    let (answer, mount) = match prepared {
+        Ok((report, mount)) => (Answer::of(Ok(report)), Some(mount)),
+        Err(error) => (Answer::of(Err(error)), None),
+    };
+    let told = send(&mut control, &answer);
+    drop(control);
+    match (mount, answer, told) {
+        (Some(mount), _, Ok(())) => mount.serve(),
+        (None, Answer::Failed { exit_code, .. }, _) => ExitCode::from(exit_code),
+        _ => ExitCode::from(Family::Failed.exit_code()),
+    }
+}
+
+/// A mount that is ready.
+struct Ready {
+    session: Session<Served>,
+    errors: Arc<ErrorLog>,
+    log: File,
+    nothing: File,
+    /// Held as long as this process lives: so long nobody takes the run for dead.
+    _journal: Journal,
+}
+
+fn prepare(
+    spec: &MountSpec,
+    open: impl FnOnce(&MountSpec) -> Result<Disks>,
+    read: impl FnOnce(Disks, &Arc<Cache>) -> Guest,
+) -> Result<(Report, Ready)> {
+    let what = || "cannot leave the terminal".to_owned();
+    rustix::process::setsid().failed(what)?;
+    let nothing = OpenOptions::new().read(true).write(true).open("/dev/null").failed(what)?;
+    rustix::stdio::dup2_stdin(&nothing).failed(what)?;
+    let disks = open(spec)?;
+    let state = StateDir::at(&spec.state)?;
+    let log_path = log_path(&state, spec)?;
+    let log = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&log_path);
+    let log = log.failed(|| format!("cannot make {}", log_path.display()))?;
+    let directory = Directory::plan(&spec.directory)?;
+    let mut journal = Journal::begin(&state, spec.run, &spec.command, LOCAL)?;
+    journal.intend(Act::Mount { path: directory.path.clone(), made_directory: directory.missing })?;
+    directory.make()?;
+    let (tree, errors) = (Arc::new(OnceLock::new()), Arc::new(ErrorLog::default()));
+    let owner = (geteuid().as_raw(), getegid().as_raw());
+    let served = Served::new(Arc::clone(&tree), Arc::clone(&errors), owner);
+    let session = attach(served, &directory.path, spec.run, spec.allow_other)?;
+    let layers = lock_in();
+
+    let guest = volumes::readable(read(disks, &Cache::new(CACHE)))?;
+    let mut report = Report::of(&guest, spec.run, spec.source.clone()).locked_in(layers);
+    report.path = directory.path.display().to_string();
+    let documents = report.documents();
+    let _ = tree.set(Tree::new(guest, documents)); // it is set here alone
+    Ok((report, Ready { session, errors, log, nothing, _journal: journal }))
+}
+
+fn log_path(state: &StateDir, spec: &MountSpec) -> Result<PathBuf> {
+    Ok(state.mount_logs()?.join(format!("{}.log", spec.run)))
+}
+
+impl Ready {
+    fn serve(self) -> ExitCode {
+        // From here on the terminal is somebody else's.
+        let detached = rustix::stdio::dup2_stdout(&self.nothing).and_then(|()| rustix::stdio::dup2_stderr(&self.log));
+        if detached.is_err() {
+            return ExitCode::from(Family::Failed.exit_code());
+        }
+        let ended = self.session.run();
+        let met = self.errors.count_so_far();
+        if met > 0 {
+            crate::tell(&format!("ended after {met} errors"));
+        }
+        match ended {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                crate::tell(&format!("the mount broke off: {error}"));
+                ExitCode::from(Family::Failed.exit_code())
+            }
+        }
+    }
+}
+
+/// Opens the images, and all files that these name.
+///
+/// # Errors
+/// As for [`Source::open`].
+pub fn open_images(spec: &MountSpec) -> Result<Disks> {
+    let open = |image: &super::ImageSpec| {
+        let source = image.source();
+        let opened = Source::open(&source)?;
+        Ok((source.name(), Arc::new(Opened(opened)) as Arc<dyn ReadAt>))
+    };
+    if spec.images.is_empty() {
+        return Err(Error::new(Family::Usage, "no image is named"));
+    }
+    spec.images.iter().map(open).collect()
+}
+
+/// An image as a disk.
+struct Opened(Source);
+
+impl ReadAt for Opened {
+    fn size(&self) -> ByteLen {
+        self.0.size()
+    }
+
+    fn read_exact_at(&self, at: ByteOffset, buf: &mut [u8]) -> std::result::Result<(), ReadError> {
+        self.0.disk().read_exact_at(at, buf)
+    }
+
+    fn extent_at(&self, at: ByteOffset) -> std::result::Result<Extent, ReadError> {
+        self.0.disk().extent_at(at)
+    }
+}
