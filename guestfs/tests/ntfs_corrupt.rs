@@ -123,6 +123,9 @@ impl Damage {
 }
 
 const CONTENT: &[&str] = &["content", "size", "target", "extended attribute", "kind"];
+/// A name may become that of another file.
+const NAMES: &[&str] =
+    &["name added", "name missing", "not found by name", "another found by name", "content", "size", "target"];
 const XATTR: &[&str] = &["extended attribute", "extended attribute added"];
 
 /// What the format cannot tell, by the start of the field's name.
@@ -152,8 +155,15 @@ const UNTOLD: &[(&str, &[&str])] = &[
     ("0x50 resident+", XATTR),
     ("0xc0 resident+", &["extended attribute", "extended attribute added", "kind"]),
     ("list entry+", XATTR),
+    ("0x20 clusters+0x0", XATTR),
+    // Whether a record is a folder: it has no index then, or no content, which shows when that is wanted.
+    ("FILE+0x16", &["kind"]),
+    // Bytes from the ends of sectors, which the update sequence keeps.
+    ("FILE+0x3", CONTENT),
+    ("INDX+0x2", NAMES),
+    ("INDX+0x3", NAMES),
     // Names in a folder, and what they lead to: another file whose record was used as often.
-    ("index key", &["name added", "name missing", "not found by name"]),
+    ("index key", NAMES),
     (
         "index entry+0x",
         &[

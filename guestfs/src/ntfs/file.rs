@@ -213,7 +213,12 @@ impl<'v> File<'v> {
         let want = |kind: u32, _: Name<'_>, _: u64| kind == kind::FILE_NAME;
         self.volume.attributes(&self.record, &want, &mut |found| match found.resident().and_then(FileName::parse) {
             Some(name) => each(&name),
-            None => Ok(()),
+            None => Err(FsError::Corrupt {
+                what: super::Place::Record(self.record.number).to_string(),
+                field: "$FILE_NAME",
+                found: format!("{} bytes", found.len()),
+                expected: "66 bytes and a name, in the record",
+            }),
         })
     }
 
