@@ -122,6 +122,7 @@ fn an_mft_in_238_pieces_is_put_together() {
         .filter_map(|line| line.trim().split_once(','))
         .map(|(offset, hex)| (offset.parse().unwrap(), (0..hex.len()).step_by(2).map(|at| byte(hex, at)).collect()));
     // Of the volume there is nothing but the MFT's own records: the first one behind them is missed, and found missing.
-    let error = open_ntfs(Arc::new(Pieces(pieces.collect()))).map(|_| ()).unwrap_err();
-    assert_eq!(error.to_string(), r#"signature of record 3 is "\x00\x00\x00\x00": FILE"#);
+    let volume = open_ntfs(Arc::new(Pieces(pieces.collect()))).unwrap();
+    let notes = &volume.about().notes;
+    assert!(notes[0].contains(r#"signature of record 3 is "\x00\x00\x00\x00": FILE"#), "{notes:?}");
 }

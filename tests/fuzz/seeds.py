@@ -20,11 +20,15 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "peers" 
 import build
 import compressed
 import disk
+import guest
 import hive
 import pack
 import scenarios
 
-TARGETS = ["descriptor", "flat", "hosted", "stream", "cowd", "sesparse", "chain", "check", "hive", "lznt1", "xpress", "lzx", "fat", "exfat"]
+TARGETS = [
+    "descriptor", "flat", "hosted", "stream", "cowd", "sesparse", "chain", "check", "hive", "lznt1", "xpress", "lzx", "fat", "exfat", "partition",
+    "ntfs",
+]
 # Types of extents, the target of their dialect.
 OF_TYPE = {"SPARSE": "hosted", "VMFSSPARSE": "cowd", "SESPARSE": "sesparse", "FLAT": "flat", "VMFS": "flat"}
 # Sectors of data that are left of a run.
@@ -213,7 +217,10 @@ def main(arguments):
             qemu(seeds, work)
         else:
             print("qemu-img is not installed: its images are not among the seeds")
-        for make, tools in [(fat_volumes, ["mkfs.fat", "mmd", "mcopy", "mdel"]), (exfat_volume, ["mkfs.exfat"])]:
+        for make, tools in [
+            (fat_volumes, ["mkfs.fat", "mmd", "mcopy", "mdel"]), (exfat_volume, ["mkfs.exfat"]), (guest.partition, ["sfdisk"]),
+            (guest.ntfs, ["mkntfs", "ntfs-3g", "ntfsfallocate", "wimlib-imagex"]),
+        ]:
             missing = [tool for tool in tools if not shutil.which(tool)]
             if missing:
                 print(f"{missing[0]} is not installed: its volumes are not among the seeds")

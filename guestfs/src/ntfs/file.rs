@@ -108,10 +108,11 @@ impl<'v> File<'v> {
     pub(super) fn load(volume: &'v Volume, number: u64) -> Result<Self, FsError> {
         let record = volume.base_record(number)?;
         let standard = Standard::of(&record)?;
-        let tag = if standard.attributes & attribute::REPARSE_POINT == 0 {
-            None
-        } else {
-            reparse::data(volume, &record)?.as_deref().and_then(Tag::of)
+        let marked = standard.attributes & attribute::REPARSE_POINT != 0;
+        // Data without the mark, or a mark without data: what is there must not pass for an ordinary file.
+        let tag = match reparse::data(volume, &record)? {
+            Some(data) => Some(Tag::of(&data)),
+            None => marked.then_some(Tag::NONE),
         };
         Ok(Self { volume, record, standard, tag })
     }
@@ -121,6 +122,14 @@ impl<'v> File<'v> {
     }
 
     pub(super) fn kind(&self) -> Result<FileKind, FsError> {
+        if self.tag == Some(Tag::NONE) {
+            return Err(FsError::Corrupt {
+                what: self.what(kind::REPARSE_POINT, &[]),
+                field: "tag",
+                found: "missing".into(),
+                expected: "there, because the file is marked as a reparse point",
+            });
+        }
         if self.tag.is_some_and(Tag::is_link) || self.interix_link()?.is_some() {
             return Ok(FileKind::Link);
         }
@@ -216,7 +225,12 @@ impl<'v> File<'v> {
         let want = |kind: u32, _: Name<'_>, _: u64| kind == kind::FILE_NAME;
         self.volume.attributes(&self.record, &want, &mut |found| match found.resident().and_then(FileName::parse) {
             Some(name) => each(&name),
-            None => Ok(()),
+            None => Err(FsError::Corrupt {
+                what: super::Place::Record(self.record.number).to_string(),
+                field: "$FILE_NAME",
+                found: format!("{} bytes", found.len()),
+                expected: "66 bytes and a name, in the record",
+            }),
         })
     }
 

@@ -75,9 +75,15 @@ fn node<'a>(bytes: &'a [u8], place: &Place) -> Result<Vec<IndexEntry<'a>>, FsErr
         found: found.to_string(),
         expected,
     };
-    let (first, used) = (u32_at(bytes, 0).unwrap_or(0), u32_at(bytes, 4).unwrap_or(0));
-    let node = bytes.get(..index(used)).and_then(|node| node.get(index(first)..)).filter(|_| first >= 16);
-    let node = node.ok_or_else(|| corrupt("bytes in use", used.into(), "at most those of the node"))?;
+    let field = |at| u32_at(bytes, at).unwrap_or(0);
+    let (first, used, total) = (field(0), field(4), field(8));
+    if index(total) > bytes.len() {
+        return Err(corrupt("bytes of the node", total.into(), "at most those of the block or value that holds it"));
+    }
+    let node = bytes.get(..index(used.min(total))).and_then(|node| node.get(index(first)..));
+    let node = node.filter(|_| used <= total && first >= 16 && first.is_multiple_of(8));
+    let node =
+        node.ok_or_else(|| corrupt("bytes in use", used.into(), "at most those of the node, first entry included"))?;
     let mut entries = Vec::new();
     let mut rest = node;
     loop {
@@ -94,11 +100,22 @@ fn node<'a>(bytes: &'a [u8], place: &Place) -> Result<Vec<IndexEntry<'a>>, FsErr
         }
         let key_len = if last { 0 } else { usize::from(key_len) };
         entries.push(IndexEntry { bytes: entry, key_len, flags });
-        if last {
-            return Ok(entries);
-        }
         rest = rest.get(entry.len()..).unwrap_or_default();
+        if last {
+            break;
+        }
     }
+    // A wrong flag would hide what is behind or below an entry, and nobody would know.
+    if !rest.is_empty() {
+        let behind = u64::try_from(rest.len()).unwrap_or(u64::MAX);
+        return Err(corrupt("bytes behind the last entry", behind, "none, for the bytes in use end with it"));
+    }
+    let children = entries.iter().filter(|entry| entry.flags & HAS_CHILD != 0).count();
+    if children != 0 && children != entries.len() {
+        let children = u64::try_from(children).unwrap_or(u64::MAX);
+        return Err(corrupt("number of entries with a child", children, "all or none: a node is a leaf or it is not"));
+    }
+    Ok(entries)
 }
 
 impl<'v> Index<'v> {
@@ -106,7 +123,7 @@ impl<'v> Index<'v> {
     pub(super) fn open(volume: &'v Volume, base: &Record, name: &str) -> Result<Option<Self>, FsError> {
         let name: Vec<u16> = name.encode_utf16().collect();
         let limit = volume.device.record;
-        let Some(root) = volume.value(base, kind::INDEX_ROOT, &name, limit)? else { return Ok(None) };
+        let Some(root) = volume.own_value(base, kind::INDEX_ROOT, &name, limit)? else { return Ok(None) };
         let block = u32_at(&root, 8).unwrap_or(0);
         if !block.is_power_of_two() || !(512..=64 << 10).contains(&block) {
             return Err(FsError::Corrupt {
@@ -120,6 +137,11 @@ impl<'v> Index<'v> {
         // Blocks are numbered by clusters, or by sectors of 512 bytes where clusters are larger.
         let unit = if u64::from(block) >= volume.device.cluster { volume.device.log } else { 9 };
         Ok(Some(Self { volume, number: base.number, root, blocks, block: index(block), unit }))
+    }
+
+    /// The record of the file whose index this is.
+    pub(super) const fn number(&self) -> u64 {
+        self.number
     }
 
     fn place(&self, block: u64) -> Place {
@@ -187,38 +209,75 @@ impl<'v> Index<'v> {
     /// the second value that `each` gets is where to go on behind that entry.
     pub(super) fn walk(&self, from: u64, each: Each<'_>) -> Result<(), FsError> {
         let (mut block, mut skip) = (from >> ENTRY_BITS, usize::try_from(from & ENTRY_MASK).unwrap_or(0));
+        let blocks = match &self.blocks {
+            Some(stream) => Some(self.blocks_in_use(stream)?),
+            None => None,
+        };
         if block == 0 {
-            if pass(&self.root_entries()?, 0, skip, each)?.is_break() {
+            let root = self.root_entries()?;
+            if pass(&root, 0, skip, each)?.is_break() {
                 return Ok(());
             }
+            self.check_children(&root, blocks.as_ref(), &Place::Record(self.number))?;
             (block, skip) = (1, 0);
         }
-        let Some(blocks) = &self.blocks else { return Ok(()) };
-        let in_use = self.bitmap()?;
-        let size = u64::try_from(self.block).unwrap_or(1); // a power of two
-        let count = blocks.len() >> size.ilog2();
-        while block <= count {
+        let Some(blocks) = blocks else { return Ok(()) };
+        while block <= blocks.count {
             let nth = block.saturating_sub(1);
-            if bit(&in_use, nth) {
-                let bytes = self.block_at(nth.saturating_mul(size))?;
-                let entries = node(bytes.get(0x18..).unwrap_or_default(), &self.place(nth))?;
+            if bit(&blocks.in_use, nth) {
+                let (bytes, place) = (self.block_at(nth.saturating_mul(self.block_len()))?, self.place(nth));
+                let entries = node(bytes.get(0x18..).unwrap_or_default(), &place)?;
                 if pass(&entries, block, skip, each)?.is_break() {
                     return Ok(());
                 }
-            } else if nth >= u64::try_from(in_use.len()).unwrap_or(u64::MAX).saturating_mul(8) {
-                return Ok(()); // the bitmap says nothing of these
+                self.check_children(&entries, Some(&blocks), &place)?;
             }
             (block, skip) = (block.saturating_add(1), 0);
         }
         Ok(())
     }
 
+    fn block_len(&self) -> u64 {
+        u64::try_from(self.block).unwrap_or(1).max(1)
+    }
+
+    /// Whether the walk comes by every child: it goes by the bitmap, and what that leaves out would be missing without a word.
+    fn check_children(
+        &self,
+        entries: &[IndexEntry<'_>],
+        blocks: Option<&Blocks>,
+        place: &Place,
+    ) -> Result<(), FsError> {
+        for child in entries.iter().filter_map(IndexEntry::child) {
+            let at = child.checked_shl(self.unit).filter(|at| at >> self.unit == child).unwrap_or(u64::MAX);
+            let nth = at.checked_div(self.block_len()).unwrap_or(0);
+            if !blocks.is_some_and(|blocks| nth < blocks.count && bit(&blocks.in_use, nth)) {
+                return Err(FsError::Corrupt {
+                    what: place.to_string(),
+                    field: "child of an entry",
+                    found: format!("block {child}"),
+                    expected: "a block that the index has, and that its bitmap tells to be in use",
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Which blocks are in use: others keep what was in them once.
-    fn bitmap(&self) -> Result<Vec<u8>, FsError> {
+    fn blocks_in_use(&self, stream: &Stream) -> Result<Blocks, FsError> {
         let base = self.volume.base_record(self.number)?;
         let name: Vec<u16> = "$I30".encode_utf16().collect();
-        Ok(self.volume.value(&base, kind::BITMAP, &name, MAX_BITMAP)?.unwrap_or_default())
+        let there = stream.len().checked_div(self.block_len()).unwrap_or(0);
+        let in_use = self.volume.own_value(&base, kind::BITMAP, &name, MAX_BITMAP)?.unwrap_or_default();
+        let told = u64::try_from(in_use.len()).unwrap_or(u64::MAX).saturating_mul(8);
+        Ok(Blocks { count: there.min(told), in_use })
     }
+}
+
+/// The blocks of an index: how many there are of which the bitmap tells, and a bit for each that is in use.
+struct Blocks {
+    count: u64,
+    in_use: Vec<u8>,
 }
 
 /// Where a walk is: the block (0 is the root) above, the entry in it below.

@@ -40,13 +40,15 @@ impl ListEntry<'_> {
 
 /// The entries of the list of record `number`. An error ends the walk.
 pub(super) fn entries(bytes: &[u8], number: u64) -> Entries<'_> {
-    Entries { bytes, at: 0, number }
+    Entries { bytes, at: 0, number, before: 0 }
 }
 
 pub(super) struct Entries<'a> {
     bytes: &'a [u8],
     at: usize,
     number: u64,
+    /// The type of the entry before.
+    before: u32,
 }
 
 impl<'a> Iterator for Entries<'a> {
@@ -57,17 +59,33 @@ impl<'a> Iterator for Entries<'a> {
         if rest.is_empty() {
             return None;
         }
-        if let Some((entry, len)) = parse(rest) {
-            self.at = self.at.saturating_add(len);
-            return Some(Ok(entry));
-        }
-        let at = std::mem::replace(&mut self.at, usize::MAX);
-        Some(Err(FsError::Corrupt {
+        let at = self.at;
+        let corrupt = |field, found, expected| FsError::Corrupt {
             what: format!("the attribute list of {} at byte {at:#x}", Place::Record(self.number)),
-            field: "length of an entry",
-            found: u16_at(rest, 4).map_or("missing".into(), |len| len.to_string()),
-            expected: "26 bytes and the name, inside the list",
-        }))
+            field,
+            found,
+            expected,
+        };
+        let error = match parse(rest) {
+            Some((entry, len)) if entry.kind != 0 && entry.kind % 16 == 0 && entry.kind >= self.before => {
+                self.at = self.at.saturating_add(len);
+                self.before = entry.kind;
+                return Some(Ok(entry));
+            }
+            // ntfs-3g and Windows look things up by this order.
+            Some((entry, _)) => corrupt(
+                "type of an entry",
+                format!("{:#x}", entry.kind),
+                "a multiple of 16, and no less than the type before",
+            ),
+            None => corrupt(
+                "length of an entry",
+                u16_at(rest, 4).map_or("missing".into(), |len| len.to_string()),
+                "26 bytes and the name, inside the list",
+            ),
+        };
+        self.at = usize::MAX;
+        Some(Err(error))
     }
 }
 

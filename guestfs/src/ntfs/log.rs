@@ -12,14 +12,20 @@ const VOLUME_IS_CLEAN: u16 = 0x0002;
 const NO_CLIENT: u16 = 0xffff;
 
 /// The label of the volume, and whether it is marked for a check.
-pub(super) fn label(volume: &Volume, notes: &mut Vec<String>) -> Result<Option<String>, FsError> {
-    let record = volume.base_record(known::VOLUME)?;
+pub(super) fn label(volume: &Volume, notes: &mut Vec<String>) -> Option<String> {
+    let record = match volume.base_record(known::VOLUME) {
+        Ok(record) => record,
+        Err(error) => {
+            notes.push(format!("its label, and whether it is marked dirty, cannot be read: {error}"));
+            return None;
+        }
+    };
     let flags = record.of_kind(kind::VOLUME_INFORMATION).find_map(|info| u16_at(info.resident()?, 10));
     if flags.is_some_and(|flags| flags & DIRTY != 0) {
         notes.push("the volume is marked dirty: the guest wants to check it".into());
     }
     let name = record.of_kind(kind::VOLUME_NAME).find_map(|name| name.resident().map(super::name::Name));
-    Ok(name.filter(|name| !name.is_empty()).map(super::name::Name::to_text))
+    name.filter(|name| !name.is_empty()).map(super::name::Name::to_text)
 }
 
 /// Whether the journal holds what was not written to its place yet. It is not replayed: the volume reads as it lies.

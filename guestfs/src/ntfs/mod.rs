@@ -19,6 +19,7 @@ mod stream;
 mod volume;
 mod xattr;
 
+use std::cell::Cell;
 use std::cmp::Ordering;
 use std::fmt;
 use std::ops::ControlFlow;
@@ -40,6 +41,11 @@ use crate::{About, CachedDisk, Case, Entry, FileId, FileKind, FileSystem, FsErro
 const NAMES: &str = "$I30";
 /// Bits of a [`FileId`] that are the record's number; those above are the number of a stream, from 1 on.
 const RECORD_BITS: u32 = 32;
+
+/// In place of a stream's number: the folder names a record that became another file's. There are never so many streams.
+const LEFTOVER: u64 = 0xffff;
+/// What no record is: there are 2^32 at most, and the last can hold nothing that is listed.
+const NO_RECORD: u64 = 0xffff_ffff;
 
 /// A file record as others name it: its number, and how often it was used for another file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +96,7 @@ impl Ntfs {
     pub fn open(disk: Arc<CachedDisk>) -> Result<Self, FsError> {
         let volume = Arc::new(Volume::open(disk)?);
         let mut notes = volume.notes.clone();
-        let label = log::label(&volume, &mut notes)?;
+        let label = log::label(&volume, &mut notes);
         log::check_journal(&volume, &mut notes);
         let root = file_id(known::ROOT, 0)?;
         let about = About {
@@ -117,7 +123,16 @@ impl Ntfs {
     }
 
     fn file(&self, id: FileId) -> Result<File<'_>, FsError> {
-        File::load(&self.volume, id.get() & ((1 << RECORD_BITS) - 1))
+        let number = id.get() & ((1 << RECORD_BITS) - 1);
+        if id.get() >> RECORD_BITS == LEFTOVER {
+            return Err(FsError::Corrupt {
+                what: Place::Record(number).to_string(),
+                field: "sequence number",
+                found: "another than in the folder that names it".into(),
+                expected: "the same, or the record is another file's by now",
+            });
+        }
+        File::load(&self.volume, number)
     }
 
     /// The name of the stream that an id means, if it means one.
@@ -140,8 +155,12 @@ impl Ntfs {
 
     fn find_name(&self, names: &Index<'_>, wanted: &[u16], case: Case) -> Result<Option<FileId>, FsError> {
         let upcase = self.volume.upcase()?;
+        let damaged = Cell::new(None);
         let compare = |key: &[u8]| {
-            let Some(name) = FileName::parse(key) else { return Ordering::Less };
+            let Some(name) = FileName::parse(key) else {
+                damaged.set(Some(key.len()));
+                return Ordering::Less;
+            };
             let order = upcase.compare(wanted, name.name);
             if case == Case::Exact { order.then_with(|| compare_exact(wanted, name.name)) } else { order }
         };
@@ -149,7 +168,11 @@ impl Ntfs {
             let hidden = FileName::parse(entry.key()).is_none_or(|name| name.is_dos());
             (!hidden).then(|| entry.reference())
         })?;
-        match found.flatten().filter(is_shown) {
+        if let Some(len) = damaged.get() {
+            return Err(bad_name(names, len));
+        }
+        let disk: Vec<u8> = wanted.iter().flat_map(|unit| unit.to_le_bytes()).collect();
+        match found.flatten().filter(|reference| !is_own(names, name::Name(&disk), *reference)) {
             None => Ok(None),
             Some(reference) => self.checked(reference).map(Some),
         }
@@ -167,6 +190,17 @@ impl Ntfs {
             });
         }
         file_id(record.number, 0)
+    }
+
+    /// The id under which a folder lists what it names. Where that cannot be right, it is one whose use is an error: the names beside
+    /// are listed all the same. A record that is not in use, or damaged, tells so itself.
+    fn listed(&self, reference: Reference) -> Result<FileId, FsError> {
+        let number = reference.number();
+        if number >> RECORD_BITS != 0 {
+            return file_id(NO_RECORD, 0);
+        }
+        let reused = self.volume.record(number).is_ok_and(|record| record.sequence() != reference.sequence());
+        file_id(number, if reused { LEFTOVER } else { 0 })
     }
 
     /// `name:stream`.
@@ -191,18 +225,13 @@ impl Ntfs {
     }
 
     /// What an entry of a folder shows, if it shows anything.
-    fn entry(&self, entry: &IndexEntry<'_>, next: u64) -> Result<Option<Entry>, FsError> {
-        let name = FileName::parse(entry.key()).ok_or_else(|| FsError::Corrupt {
-            what: "a folder".into(),
-            field: "$FILE_NAME",
-            found: format!("{} bytes", entry.key().len()),
-            expected: "66 bytes and a name",
-        })?;
+    fn entry(&self, names: &Index<'_>, entry: &IndexEntry<'_>, next: u64) -> Result<Option<Entry>, FsError> {
+        let name = FileName::parse(entry.key()).ok_or_else(|| bad_name(names, entry.key().len()))?;
         let reference = entry.reference();
-        if name.is_dos() || !is_shown(&reference) {
+        if name.is_dos() || is_own(names, name.name, reference) {
             return Ok(None);
         }
-        let file = file_id(reference.number(), 0)?;
+        let file = self.listed(reference)?;
         let folder = name.attributes & FOLDER_KEY != 0;
         let link = is_reparse_point(&name) || name.attributes & file::attribute::SYSTEM != 0;
         let kind = match (link, folder) {
@@ -215,12 +244,22 @@ impl Ntfs {
     }
 }
 
+fn bad_name(names: &Index<'_>, len: usize) -> FsError {
+    FsError::Corrupt {
+        what: format!("the index of {}", Place::Record(names.number())),
+        field: "$FILE_NAME",
+        found: format!("{len} bytes"),
+        expected: "66 bytes and a name",
+    }
+}
+
 /// How a folder's key says that it names a folder.
 const FOLDER_KEY: u32 = 0x1000_0000;
 
-/// The volume's own files are not shown, nor is the root's name in itself.
-const fn is_shown(reference: &Reference) -> bool {
-    reference.number() >= known::FIRST_USER
+/// Whether a name is that of one of the volume's own files, which are not shown, or of the root in itself.
+fn is_own(names: &Index<'_>, name: name::Name<'_>, reference: Reference) -> bool {
+    let own = name.is(".") || name.units().next() == Some(u16::from(b'$'));
+    own && names.number() == known::ROOT && reference.number() < known::FIRST_USER
 }
 
 fn file_id(number: u64, stream: u64) -> Result<FileId, FsError> {
@@ -263,18 +302,26 @@ impl FileSystem for Ntfs {
 
     fn find(&self, folder: FileId, name: &[u8], case: Case) -> Result<Option<FileId>, FsError> {
         let names = self.names(folder)?;
-        for form in [Some(name.to_vec()), unescaped(name)].into_iter().flatten() {
-            let Some(units) = units_of(&form).filter(|units| !units.is_empty() && units.len() <= 255) else { continue };
-            if let Some(found) = self.find_name(&names, &units, case)? {
-                return Ok(Some(found));
+        // Names may differ in case only: then the exact one is meant, whatever the case.
+        let cases: &[Case] = if case == Case::Exact { &[Case::Exact] } else { &[Case::Exact, Case::Ignored] };
+        for case in cases {
+            for form in [Some(name.to_vec()), unescaped(name)].into_iter().flatten() {
+                let units = units_of(&form).filter(|units| !units.is_empty() && units.len() <= 255);
+                let Some(units) = units else { continue };
+                if let Some(found) = self.find_name(&names, &units, *case)? {
+                    return Ok(Some(found));
+                }
             }
         }
         self.find_stream(folder, name, case)
     }
 
     fn list(&self, folder: FileId, from: u64, each: &mut dyn FnMut(Entry) -> ControlFlow<()>) -> Result<(), FsError> {
-        self.names(folder)?
-            .walk(from, &mut |entry, next| Ok(self.entry(entry, next)?.map_or(ControlFlow::Continue(()), &mut *each)))
+        let names = self.names(folder)?;
+        let mut entry = |entry: &IndexEntry<'_>, next| {
+            Ok(self.entry(&names, entry, next)?.map_or(ControlFlow::Continue(()), &mut *each))
+        };
+        names.walk(from, &mut entry)
     }
 
     fn parent(&self, id: FileId) -> Result<Option<FileId>, FsError> {
@@ -328,7 +375,17 @@ impl FileSystem for Ntfs {
 
     fn xattr(&self, id: FileId, name: &[u8], limit: usize) -> Result<Option<Vec<u8>>, FsError> {
         let file = self.file(id)?;
-        if id.get() >> RECORD_BITS == 0 { file.xattr(name, limit) } else { Ok(None) }
+        if id.get() >> RECORD_BITS != 0 {
+            return Ok(None);
+        }
+        match file.xattr(name, limit)? {
+            Some(value) if value.len() > limit => Err(FsError::TooLarge {
+                what: format!("{} of {}", name.escape_ascii(), Place::Record(file.record.number)),
+                len: ByteLen::of(&value),
+                limit: ByteLen(u64::try_from(limit).unwrap_or(u64::MAX)),
+            }),
+            value => Ok(value),
+        }
     }
 }
 

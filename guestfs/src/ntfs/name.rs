@@ -110,6 +110,12 @@ impl UpCase {
         Self(Name(bytes).units().collect())
     }
 
+    /// A unit of ASCII, and what the table takes for its upper case, if that is wrong.
+    pub(super) fn wrong_ascii(&self) -> Option<(u16, u16)> {
+        let upper = |unit: u8| (u16::from(unit), self.of(unit.into()));
+        (0..0x80u8).find(|unit| self.of((*unit).into()) != u16::from(unit.to_ascii_uppercase())).map(upper)
+    }
+
     fn of(&self, unit: u16) -> u16 {
         self.0.get(usize::from(unit)).copied().unwrap_or(unit)
     }

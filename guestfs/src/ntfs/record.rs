@@ -103,6 +103,11 @@ impl Record {
             found: found.to_string(),
             expected,
         };
+        // Since NTFS 3.1 a record knows its number; before, the update sequence array lay there.
+        let written = u32_at(&bytes, 0x2c).unwrap_or(0).into();
+        if u16_at(&bytes, 4).is_some_and(|array| array >= 0x30) && written != number {
+            return Err(corrupt("number of the record", written, "that of its place in the MFT"));
+        }
         let first = u16_at(&bytes, 0x14).unwrap_or(0);
         let used = u32_at(&bytes, 0x18).unwrap_or(0);
         let flags = u16_at(&bytes, 0x16).unwrap_or(0);
@@ -153,7 +158,7 @@ impl Record {
 
     /// The attributes in the order of the record. Errors end the walk; a record that was parsed has none.
     pub(super) fn attributes(&self) -> Attributes<'_> {
-        Attributes { record: self, at: Some(self.first) }
+        Attributes { record: self, at: Some(self.first), before: 0 }
     }
 
     /// The attributes of one type.
@@ -221,6 +226,8 @@ impl<'a> Attribute<'a> {
 pub(super) struct Attributes<'a> {
     record: &'a Record,
     at: Option<usize>,
+    /// The type of the attribute before.
+    before: u32,
 }
 
 impl<'a> Iterator for Attributes<'a> {
@@ -240,6 +247,10 @@ impl<'a> Iterator for Attributes<'a> {
         if kind == kind::END {
             return None;
         }
+        if kind == 0 || kind % 16 != 0 || kind < self.before {
+            return corrupt("type", kind.into(), "a multiple of 16, and no less than the type before");
+        }
+        self.before = kind;
         let len = u32_at(used, at.saturating_add(4)).unwrap_or(0);
         let whole = at.checked_add(crate::bytes::index(len)).and_then(|end| used.get(at..end));
         let Some(bytes) = whole.filter(|bytes| bytes.len() >= 0x18 && bytes.len().is_multiple_of(8)) else {
@@ -272,23 +283,30 @@ fn parse(kind: u32, bytes: &[u8]) -> Result<Attribute<'_>, Wrong> {
         u64::try_from(name_at).unwrap_or(0),
         "such that the name lies inside the attribute",
     ))?;
+    let name_end = if name_len == 0 { 0 } else { name_at.saturating_add(name_len) };
     let (flags, instance) = (u16_at(bytes, 0x0c).unwrap_or(0), u16_at(bytes, 0x0e).unwrap_or(0));
     let body = match u8_at(8) {
-        0 => Body::Resident(resident(bytes)?),
-        1 => Body::Clusters(clusters(bytes)?),
+        0 => Body::Resident(resident(bytes, name_end)?),
+        1 => Body::Clusters(clusters(bytes, name_end)?),
         other => return Err(("resident flag", other.into(), "0 or 1")),
     };
     Ok(Attribute { kind, name: Name(name), flags, instance, body })
 }
 
-fn resident(bytes: &[u8]) -> Result<&[u8], Wrong> {
+/// The value, which lies behind header and name.
+fn resident(bytes: &[u8], name_end: usize) -> Result<&[u8], Wrong> {
     let len = u32_at(bytes, 0x10).unwrap_or(u32::MAX);
-    let at = usize::from(u16_at(bytes, 0x14).unwrap_or(0));
+    let offset = u16_at(bytes, 0x14).unwrap_or(0);
+    let at = usize::from(offset);
+    if at < name_end.max(0x18) {
+        return Err(("offset of the value", offset.into(), "behind the header and the name of the attribute"));
+    }
     let end = at.saturating_add(crate::bytes::index(len));
     bytes.get(at..end).ok_or(("length of the value", len.into(), "inside the attribute"))
 }
 
-fn clusters(bytes: &[u8]) -> Result<Clusters<'_>, Wrong> {
+/// What the header says of the clusters. Its sizes follow from each other as Linux demands too (`fs/ntfs3/record.c`).
+fn clusters(bytes: &[u8], name_end: usize) -> Result<Clusters<'_>, Wrong> {
     let u64_at = |at| u64_at(bytes, at).ok_or(("length", 0, "at least 64 for a value in clusters"));
     let (lowest, highest) = (u64_at(0x10)?, u64_at(0x18)?);
     // The highest cluster of an empty value is -1.
@@ -297,8 +315,16 @@ fn clusters(bytes: &[u8]) -> Result<Clusters<'_>, Wrong> {
         return Err(("highest VCN", highest, "at least the lowest VCN, and below 2^52"));
     }
     let pairs_at = u16_at(bytes, 0x20).unwrap_or(0);
-    let pairs = bytes.get(usize::from(pairs_at)..).filter(|_| pairs_at >= 0x40);
-    let pairs = pairs.ok_or(("offset of the runs", pairs_at.into(), "from 64 on, inside the attribute"))?;
+    let behind = usize::from(pairs_at) >= name_end.max(0x40);
+    let pairs = bytes.get(usize::from(pairs_at)..).filter(|_| behind);
+    let pairs = pairs.ok_or(("offset of the runs", pairs_at.into(), "behind header and name, inside the attribute"))?;
+    let (allocated, size, initialized) = (u64_at(0x28)?, u64_at(0x30)?, u64_at(0x38)?);
+    if lowest == 0 && (size > allocated || allocated >> 63 != 0) {
+        return Err(("size", size, "at most the allocated size, which is below 2^63"));
+    }
+    if lowest == 0 && initialized > size {
+        return Err(("initialized size", initialized, "at most the size"));
+    }
     let flags = u16_at(bytes, 0x0c).unwrap_or(0);
     let unit = bytes.get(0x22).copied().unwrap_or(0);
     if unit > 8 {
@@ -309,9 +335,9 @@ fn clusters(bytes: &[u8]) -> Result<Clusters<'_>, Wrong> {
         lowest,
         end,
         unit,
-        allocated: u64_at(0x28)?,
-        size: u64_at(0x30)?,
-        initialized: u64_at(0x38)?,
+        allocated,
+        size,
+        initialized,
         compressed: if packed { Some(u64_at(0x40)?) } else { None },
         pairs,
     })

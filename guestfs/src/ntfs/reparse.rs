@@ -18,6 +18,8 @@ const MAX_REPARSE: usize = 16 << 10;
 pub(super) struct Tag(u32);
 
 impl Tag {
+    /// No tag at all: reserved, so no reparse point has it.
+    pub(super) const NONE: Self = Self(0);
     const MOUNT_POINT: Self = Self(0xa000_0003);
     const SYMLINK: Self = Self(0xa000_000c);
     const LX_SYMLINK: Self = Self(0xa000_001d);
@@ -27,8 +29,8 @@ impl Tag {
     const ELSEWHERE: [Self; 4] = [Self(0xc000_0004), Self(0x8000_0006), Self(0x8000_0007), Self(0x9000_001e)];
 
     /// The tag of reparse data.
-    pub(super) fn of(data: &[u8]) -> Option<Self> {
-        u32_at(data, 0).map(Self)
+    pub(super) fn of(data: &[u8]) -> Self {
+        u32_at(data, 0).map_or(Self::NONE, Self)
     }
 
     pub(super) fn is_link(self) -> bool {
@@ -44,7 +46,7 @@ impl Tag {
 
 /// The whole reparse data of a file, tag first.
 pub(super) fn data(volume: &Volume, record: &Record) -> Result<Option<Vec<u8>>, FsError> {
-    volume.value(record, kind::REPARSE_POINT, &[], MAX_REPARSE)
+    volume.own_value(record, kind::REPARSE_POINT, &[], MAX_REPARSE)
 }
 
 /// The stream in which Windows keeps the packed bytes of a file.
@@ -76,6 +78,7 @@ pub(super) fn refuse_absent(file: &File<'_>, size: u64, allocated: u64) -> Resul
         Tag::WOF => Ok(()),
         // Sockets, app links and the like have no bytes. What has some, and a tag we do not know, may have others.
         _ if size == 0 => Ok(()),
+        Tag::NONE => refused("it is marked as a reparse point and has no reparse data: its bytes may be elsewhere"),
         _ => refused("it has a reparse tag that is not known; its bytes may be elsewhere"),
     }
 }

@@ -73,6 +73,11 @@ impl Runs {
         self.0.last().is_some_and(|run| run.lcn.is_none())
     }
 
+    /// Whether something of the value is not stored.
+    pub(super) fn has_hole(&self) -> bool {
+        self.0.iter().any(|run| run.lcn.is_none())
+    }
+
     /// Gives back what was reserved and is not needed: these may stay in memory for long.
     pub(super) fn shrink(&mut self) {
         self.0.shrink_to_fit();

@@ -22,18 +22,23 @@ pub(super) struct Descriptors(Mutex<HashMap<u32, Vec<u8>>>);
 
 impl Volume {
     /// The security descriptor with this number, self-relative as on disk.
-    pub(super) fn security_descriptor(&self, id: u32) -> Result<Option<Vec<u8>>, FsError> {
+    pub(super) fn security_descriptor(&self, id: u32) -> Result<Vec<u8>, FsError> {
         let kept = || self.descriptors.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = kept().get(&id) {
-            return Ok(Some(known.clone()));
+            return Ok(known.clone());
         }
-        let Some(descriptor) = self.find_descriptor(id)? else { return Ok(None) };
+        let descriptor = self.find_descriptor(id)?.ok_or_else(|| FsError::Corrupt {
+            what: "$Secure".into(),
+            field: "security id",
+            found: format!("{id:#x}, missing"),
+            expected: "there, because a file has it",
+        })?;
         let mut kept = kept();
         if kept.len() >= KEPT {
             kept.clear();
         }
         kept.insert(id, descriptor.clone());
-        Ok(Some(descriptor))
+        Ok(descriptor)
     }
 
     fn find_descriptor(&self, id: u32) -> Result<Option<Vec<u8>>, FsError> {
@@ -57,10 +62,22 @@ impl Volume {
         let Some(stream) = self.stream(&secure, kind::DATA, &sds)? else { return Ok(None) };
         let mut bytes = vec![0; len];
         stream.read(&self.device, self.device.cached(), at, &mut bytes)?;
-        if u32_at(&bytes, 4) != Some(id) {
-            let found = format!("{:?} at byte {at:#x}", u32_at(&bytes, 4));
-            return Err(corrupt("security id", found, "that by which it was looked up"));
+        let head = (u32_at(&bytes, 4), u64_at(&bytes, 8), u32_at(&bytes, 16).map(index));
+        if head != (Some(id), Some(at), Some(len)) {
+            let found = format!("{head:?} at byte {at:#x}");
+            return Err(corrupt("head of a descriptor", found, "the id, place and length by which it was looked up"));
+        }
+        let (stored, computed) = (u32_at(&bytes, 0), hash(bytes.get(HEAD..).unwrap_or_default()));
+        if stored != Some(computed) {
+            let found = format!("{stored:?} at byte {at:#x}");
+            return Err(corrupt("hash of a descriptor", found, "that of its bytes"));
         }
         Ok(Some(bytes.split_off(HEAD)))
     }
+}
+
+/// The hash by which `$SDH` finds descriptors: each word of four bytes is added to the hash, turned left by three bits.
+fn hash(descriptor: &[u8]) -> u32 {
+    let (words, _) = descriptor.as_chunks::<4>();
+    words.iter().fold(0u32, |hash, word| hash.rotate_left(3).wrapping_add(u32::from_le_bytes(*word)))
 }

@@ -31,6 +31,9 @@ struct Layout {
     runs: Runs,
     size: u64,
     initialized: u64,
+    /// What the clusters take, holes included.
+    mapped: u64,
+    /// What the value takes on the volume.
     allocated: u64,
     /// Log2 of the bytes per compression unit, for compressed values.
     unit: Option<u32>,
@@ -72,7 +75,8 @@ impl<'a> Assembly<'a> {
             let layout = Layout {
                 runs: Runs::default(),
                 size: clusters.size,
-                initialized: clusters.initialized.min(clusters.size),
+                initialized: clusters.initialized,
+                mapped: clusters.allocated,
                 allocated: clusters.compressed.unwrap_or(clusters.allocated),
                 unit: self.unit(piece.flags, clusters.unit)?,
             };
@@ -122,12 +126,21 @@ impl<'a> Assembly<'a> {
         if let Content::Clusters(layout) = &mut stream.content {
             layout.runs.shrink();
             let mapped = u128::from(layout.runs.end()).saturating_mul(self.device.cluster.into());
-            if mapped < u128::from(layout.size) {
+            // `mapped` is at least the size: that was checked with the header.
+            if mapped != u128::from(layout.mapped) {
                 return Err(FsError::Corrupt {
                     what: self.what,
                     field: "list of runs",
-                    found: format!("of {} clusters for {} bytes", layout.runs.end(), layout.size),
-                    expected: "long enough for the size of the value",
+                    found: format!("of {} clusters for {} allocated bytes", layout.runs.end(), layout.mapped),
+                    expected: "as long as the allocated size",
+                });
+            }
+            if stream.flags & (flag::METHOD | flag::SPARSE) == 0 && layout.runs.has_hole() {
+                return Err(FsError::Corrupt {
+                    what: self.what,
+                    field: "list of runs",
+                    found: "with a hole".into(),
+                    expected: "without one, for the value is neither sparse nor compressed",
                 });
             }
         }
@@ -164,12 +177,9 @@ impl Stream {
         self.flags & flag::ENCRYPTED != 0
     }
 
-    /// The runs, where the value lies in clusters.
-    pub(super) const fn runs(&self) -> Option<&Runs> {
-        match &self.content {
-            Content::Resident(_) => None,
-            Content::Clusters(layout) => Some(&layout.runs),
-        }
+    /// Whether the value lies in clusters as it is.
+    pub(super) const fn is_plain(&self) -> bool {
+        matches!(&self.content, Content::Clusters(Layout { unit: None, .. }))
     }
 
     /// Fills `buf` from byte `at` of the value, which must lie inside it. `disk` is the device's disk, cached or not.

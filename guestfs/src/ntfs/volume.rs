@@ -1,6 +1,7 @@
 //! An open volume: how records and the values of their attributes are reached.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use blockdev::{ByteOffset, ReadAt};
@@ -16,6 +17,8 @@ use crate::{CachedDisk, FsError};
 
 /// An attribute list has at most 256 KiB, says Windows.
 const MAX_LIST: u64 = 256 << 10;
+/// Records of one file that are held at once. Lists are sorted by type, so few of them are wanted by turns.
+const MAX_HELD: usize = 64;
 /// Record numbers beyond this cannot be told from numbers of streams.
 const MAX_RECORDS: u64 = 1 << 32;
 
@@ -27,8 +30,8 @@ pub(super) mod known {
     pub(in crate::ntfs) const ROOT: u64 = 5;
     pub(in crate::ntfs) const SECURE: u64 = 9;
     pub(in crate::ntfs) const UPCASE: u64 = 10;
-    /// Lower ones are the volume's own files.
-    pub(in crate::ntfs) const FIRST_USER: u64 = 24;
+    /// Lower ones are the volume's own files, and have their names in the root.
+    pub(in crate::ntfs) const FIRST_USER: u64 = 16;
 }
 
 pub(super) struct Volume {
@@ -50,16 +53,15 @@ impl Volume {
     pub(super) fn open(disk: Arc<CachedDisk>) -> Result<Self, FsError> {
         let device = Device::open(disk)?;
         let mut notes = Vec::new();
-        let first = match record_at(&device, device.mft, known::MFT) {
-            Ok(record) => record,
+        let at = |place| record_at(&device, place, known::MFT).and_then(|first| open_mft(&device, &first));
+        let mft = match at(device.mft) {
+            Ok(mft) => mft,
             Err(error) => {
-                let copy = record_at(&device, device.mirror, known::MFT);
-                let copy = copy.map_err(|second| lost(error.to_string(), &second))?;
+                let copy = at(device.mirror).map_err(|second| lost(error.to_string(), &second))?;
                 notes.push(format!("the first record of the MFT is damaged ({error}); its copy is used"));
                 copy
             }
         };
-        let mft = open_mft(&device, &first)?;
         let descriptors = super::secure::Descriptors::default();
         Ok(Self { device, mft, upcase: OnceLock::new(), descriptors, notes })
     }
@@ -122,6 +124,25 @@ impl Volume {
         }
     }
 
+    /// A whole value that describes something, of which no more than `limit` bytes make sense.
+    pub(super) fn own_value(
+        &self,
+        base: &Record,
+        kind: u32,
+        name: &[u16],
+        limit: usize,
+    ) -> Result<Option<Vec<u8>>, FsError> {
+        self.value(base, kind, name, limit).map_err(|error| match error {
+            FsError::TooLarge { what, len, .. } => FsError::Corrupt {
+                what,
+                field: "size",
+                found: len.to_string(),
+                expected: "no larger than such values are",
+            },
+            other => other,
+        })
+    }
+
     /// All bytes of a stream that describes something.
     pub(super) fn bytes(&self, stream: &Stream, limit: usize, what: impl Fn() -> String) -> Result<Vec<u8>, FsError> {
         let len = usize::try_from(stream.len()).ok().filter(|len| *len <= limit).ok_or_else(|| FsError::TooLarge {
@@ -140,7 +161,7 @@ impl Volume {
             return Ok(table);
         }
         let record = self.base_record(known::UPCASE)?;
-        let bytes = self.value(&record, kind::DATA, &[], UpCase::LEN)?.unwrap_or_default();
+        let bytes = self.own_value(&record, kind::DATA, &[], UpCase::LEN)?.unwrap_or_default();
         if bytes.len() != UpCase::LEN {
             return Err(FsError::Corrupt {
                 what: "$UpCase".into(),
@@ -149,7 +170,16 @@ impl Volume {
                 expected: "128 KiB",
             });
         }
-        Ok(self.upcase.get_or_init(|| UpCase::new(&bytes)))
+        let table = UpCase::new(&bytes);
+        if let Some((unit, upper)) = table.wrong_ascii() {
+            return Err(FsError::Corrupt {
+                what: "$UpCase".into(),
+                field: "upper case of a letter of ASCII",
+                found: format!("{upper:#06x} for {unit:#06x}"),
+                expected: "as everywhere: no name would be found by this table",
+            });
+        }
+        Ok(self.upcase.get_or_init(|| table))
     }
 }
 
@@ -205,11 +235,11 @@ fn open_mft(device: &Device, first: &Record) -> Result<Stream, FsError> {
         }
         Ok(())
     })?;
-    assembly.finish()?.filter(|mft| mft.runs().is_some()).ok_or_else(|| FsError::Corrupt {
+    assembly.finish()?.filter(Stream::is_plain).ok_or_else(|| FsError::Corrupt {
         what: what(),
         field: "$DATA",
-        found: "missing".into(),
-        expected: "a value in clusters",
+        found: "missing, or not in clusters as it is".into(),
+        expected: "a value in clusters, not compressed",
     })
 }
 
@@ -235,50 +265,42 @@ fn attributes(
         return Ok(());
     };
     let bytes = list_bytes(device, base, &list)?;
-    let mut held: Option<Record> = None;
+    let mut held: HashMap<u64, Record> = HashMap::new();
     for entry in entries(&bytes, base.number) {
         let entry = entry?;
         if !want(entry.kind, entry.name, entry.lowest) {
             continue;
         }
         let number = entry.holder.number();
-        let holder = if number == base.number {
-            base
-        } else {
-            if held.as_ref().is_none_or(|held| held.number != number) {
-                held = Some(extension(base, &entry, load)?);
+        if number != base.number && !held.contains_key(&number) {
+            if held.len() >= MAX_HELD {
+                held.clear();
             }
-            match &held {
-                Some(held) => held,
-                None => continue, // it was just put there
-            }
-        };
+            held.insert(number, load(number)?);
+        }
+        let holder = held.get(&number).unwrap_or(base);
+        check_holder(base, &entry, holder)?;
         each(&entry.find_in(holder)?)?;
     }
     Ok(())
 }
 
-/// Loads a record that holds attributes of `base`, and makes sure that it does.
-fn extension(
-    base: &Record,
-    entry: &ListEntry<'_>,
-    load: &dyn Fn(u64) -> Result<Record, FsError>,
-) -> Result<Record, FsError> {
-    let record = load(entry.holder.number())?;
+/// Makes sure that a record holds attributes of `base`, as an entry of the attribute list says.
+fn check_holder(base: &Record, entry: &ListEntry<'_>, record: &Record) -> Result<(), FsError> {
     let corrupt = |field, found: String, expected| FsError::Corrupt {
         what: Place::Record(record.number).to_string(),
         field,
         found,
         expected,
     };
-    if record.base() != Some(base.reference()) {
+    if record.number != base.number && record.base() != Some(base.reference()) {
         let found = record.base().map_or(0, |base| base.0);
         return Err(corrupt("base record", format!("{found:#x}"), "the file whose attribute list names it"));
     }
     if record.sequence() != entry.holder.sequence() {
         return Err(corrupt("sequence number", record.sequence().to_string(), "that of the attribute list"));
     }
-    Ok(record)
+    Ok(())
 }
 
 /// An attribute list; where it lies in clusters, in this one piece.

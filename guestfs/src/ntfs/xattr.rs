@@ -74,7 +74,7 @@ impl File<'_> {
     fn security(&self, limit: usize) -> Result<Option<Vec<u8>>, FsError> {
         // Volumes of old kept it with each file.
         match self.value(kind::SECURITY_DESCRIPTOR, "", limit)? {
-            None if self.standard.security != 0 => self.volume.security_descriptor(self.standard.security),
+            None if self.standard.security != 0 => self.volume.security_descriptor(self.standard.security).map(Some),
             own => Ok(own),
         }
     }

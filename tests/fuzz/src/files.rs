@@ -35,6 +35,27 @@ impl File {
         self.segments.get(&0).map_or(&[], Vec::as_slice)
     }
 
+    /// Puts bytes over those that are there.
+    pub fn put(&mut self, at: u64, mut bytes: Vec<u8>) {
+        bytes.truncate(usize::try_from(self.size.saturating_sub(at)).unwrap_or(usize::MAX));
+        match self.segments.get_mut(&at) {
+            // A segment that begins later lies above, so this one is written to itself.
+            Some(there) if there.len() > bytes.len() => there[..bytes.len()].copy_from_slice(&bytes),
+            _ => _ = self.segments.insert(at, bytes),
+        }
+    }
+
+    /// Where each segment begins, and its bytes.
+    pub fn segments(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.segments.iter().map(|(start, bytes)| (*start, bytes.as_slice()))
+    }
+
+    /// Bytes read until now.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
     /// The stored bytes, segment by segment, to be changed.
     pub fn segments_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
         self.segments.values_mut().map(Vec::as_mut_slice)

@@ -32,6 +32,7 @@ sys.dont_write_bytecode = True  # the source tree stays as it is
 
 import big
 import image
+import lean
 import parts
 import scattered  # noqa: F401  its parts are among the others
 
@@ -57,7 +58,7 @@ def recipe(name):
 
 
 def main():
-    names = ["small", *GEOMETRIES, *parts.PARTS]
+    names = ["small", "lean", *GEOMETRIES, *parts.PARTS]
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("name", choices=["list", "big", *names], metavar="NAME")
     options.add_argument("out", nargs="?", type=pathlib.Path)
@@ -70,6 +71,8 @@ def main():
         options.error("OUT.img is missing")
     elif given.name == "big":
         big.make(given.out, given.files, int(given.size.rstrip("GM")) << {"G": 30, "M": 20}[given.size[-1]])
+    elif given.name == "lean":
+        lean.make(given.out)
     else:
         image.make(given.out, *recipe(given.name))
 
