@@ -12,11 +12,18 @@ const BLOCK: u64 = 64 << 10;
 /// Locks, so that threads seldom wait for each other.
 const SHARDS: usize = 8;
 
-/// Memory for blocks of any number of disks.
+/// Of the memory, so much is for the bytes of small files: 1 / 4.
+const FOR_FILES: u64 = 4;
+
+/// Memory for blocks of any number of disks. What describes files and what small files hold are kept apart, so that reading files does not
+/// drive out what leads to the next ones.
 pub struct Cache {
-    shards: [Mutex<Shard>; SHARDS],
+    descriptions: Blocks,
+    files: Blocks,
     disks: AtomicU32,
 }
+
+struct Blocks([Mutex<Shard>; SHARDS]);
 
 /// Which disk, which block.
 type Key = (u32, u64);
@@ -39,16 +46,23 @@ impl Cache {
     /// A cache of about `limit`; a block for each of eight locks is the least.
     #[must_use]
     pub fn new(limit: ByteLen) -> Arc<Self> {
-        let blocks = usize::try_from(limit.0.checked_div(BLOCK).unwrap_or(0)).unwrap_or(usize::MAX);
+        let for_files = ByteLen(limit.0 / FOR_FILES);
+        let descriptions = Blocks::new(ByteLen(limit.0.saturating_sub(for_files.0)));
+        Arc::new(Self { descriptions, files: Blocks::new(for_files), disks: AtomicU32::new(0) })
+    }
+}
+
+impl Blocks {
+    fn new(limit: ByteLen) -> Self {
+        let blocks = usize::try_from(limit.0 / BLOCK).unwrap_or(usize::MAX);
         let most = blocks.checked_div(SHARDS).unwrap_or(0).max(1);
-        let shard = || Mutex::new(Shard { most, ..Shard::default() });
-        Arc::new(Self { shards: std::array::from_fn(|_| shard()), disks: AtomicU32::new(0) })
+        Self(std::array::from_fn(|_| Mutex::new(Shard { most, ..Shard::default() })))
     }
 
     fn shard(&self, (disk, block): Key) -> &Mutex<Shard> {
         let spread = block.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(u64::from(disk)).rotate_left(3);
         let index = usize::try_from(spread % 8).unwrap_or(0); // 8 is SHARDS
-        self.shards.get(index).unwrap_or(&self.shards[0])
+        self.0.get(index).unwrap_or(&self.0[0])
     }
 
     fn get(&self, key: Key) -> Option<Arc<[u8]>> {
@@ -97,9 +111,15 @@ impl CachedDisk {
         &self.disk
     }
 
-    fn block(&self, index: u64) -> Result<Arc<[u8]>, ReadError> {
+    /// The disk through that part of the cache which is for the bytes of small files: what lies beside one is often read next.
+    #[must_use]
+    pub const fn small_files(&self) -> SmallFiles<'_> {
+        SmallFiles(self)
+    }
+
+    fn block(&self, blocks: &Blocks, index: u64) -> Result<Arc<[u8]>, ReadError> {
         let key = (self.number, index);
-        if let Some(bytes) = self.cache.get(key) {
+        if let Some(bytes) = blocks.get(key) {
             return Ok(bytes);
         }
         let start = index.saturating_mul(BLOCK);
@@ -107,17 +127,11 @@ impl CachedDisk {
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)]; // at most BLOCK
         self.disk.read_exact_at(ByteOffset(start), &mut bytes)?;
         let bytes: Arc<[u8]> = bytes.into();
-        self.cache.put(key, &bytes);
+        blocks.put(key, &bytes);
         Ok(bytes)
     }
-}
 
-impl ReadAt for CachedDisk {
-    fn size(&self) -> ByteLen {
-        self.disk.size()
-    }
-
-    fn read_exact_at(&self, at: ByteOffset, buf: &mut [u8]) -> Result<(), ReadError> {
+    fn read_through(&self, blocks: &Blocks, at: ByteOffset, buf: &mut [u8]) -> Result<(), ReadError> {
         let (size, len) = (self.size(), ByteLen::of(buf));
         let out_of_range = || ReadError::OutOfRange { at, len, size };
         if at.checked_add(len).is_none_or(|end| end.0 > size.0) {
@@ -126,7 +140,7 @@ impl ReadAt for CachedDisk {
         let mut position = at.0;
         let mut rest = buf;
         while !rest.is_empty() {
-            let block = self.block(position / BLOCK)?;
+            let block = self.block(blocks, position / BLOCK)?;
             let from = usize::try_from(position % BLOCK).unwrap_or(0);
             let piece = block.get(from..).filter(|piece| !piece.is_empty()).ok_or_else(out_of_range)?;
             let take = piece.len().min(rest.len());
@@ -137,9 +151,32 @@ impl ReadAt for CachedDisk {
         }
         Ok(())
     }
+}
+
+impl ReadAt for CachedDisk {
+    fn size(&self) -> ByteLen {
+        self.disk.size()
+    }
+
+    fn read_exact_at(&self, at: ByteOffset, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.read_through(&self.cache.descriptions, at, buf)
+    }
 
     fn extent_at(&self, at: ByteOffset) -> Result<Extent, ReadError> {
         self.disk.extent_at(at)
+    }
+}
+
+/// See [`CachedDisk::small_files`].
+pub struct SmallFiles<'a>(&'a CachedDisk);
+
+impl ReadAt for SmallFiles<'_> {
+    fn size(&self) -> ByteLen {
+        self.0.size()
+    }
+
+    fn read_exact_at(&self, at: ByteOffset, buf: &mut [u8]) -> Result<(), ReadError> {
+        self.0.read_through(&self.0.cache.files, at, buf)
     }
 }
 
@@ -184,7 +221,11 @@ mod tests {
         for at in (0..8 << 20).step_by(64 << 10) {
             cached.read_exact_at(ByteOffset(at), &mut [0]).unwrap();
         }
-        let held: usize = cache.shards.iter().map(|shard| shard.lock().unwrap().blocks.len()).sum();
+        for at in (0..8 << 20).step_by(64 << 10) {
+            cached.small_files().read_exact_at(ByteOffset(at), &mut [0]).unwrap();
+        }
+        let held = |blocks: &Blocks| blocks.0.iter().map(|shard| shard.lock().unwrap().blocks.len()).sum::<usize>();
+        let held = held(&cache.descriptions) + held(&cache.files);
         assert!(held <= 16, "{held} blocks");
     }
 }

@@ -11,6 +11,9 @@ use crate::{CachedDisk, FsError};
 /// Records are 1 KiB, or 4 KiB on disks of such sectors; the boot sector could claim much more.
 const MAX_RECORD: u64 = 64 << 10;
 
+/// Files up to this length are small.
+const SMALL_FILE: u64 = 64 << 10;
+
 /// A volume's disk and its measures. All are powers of two.
 pub(super) struct Device {
     disk: Arc<CachedDisk>,
@@ -70,9 +73,13 @@ impl Device {
         &self.disk
     }
 
-    /// The disk itself: for the bytes of files.
-    pub(super) fn plain(&self) -> &dyn ReadAt {
-        self.disk.uncached()
+    /// The disk for the bytes of a file of this length: those of small files lie close together, and are read through the cache.
+    pub(super) fn read_file(
+        &self,
+        len: u64,
+        work: impl FnOnce(&dyn ReadAt) -> Result<(), FsError>,
+    ) -> Result<(), FsError> {
+        if len <= SMALL_FILE { work(&self.disk.small_files()) } else { work(self.disk.uncached()) }
     }
 
     /// Fills `buf` from byte `at` of a value with these runs. Holes read as zeros.

@@ -419,7 +419,8 @@ impl ReadAt for OpenStream {
 
     fn read_exact_at(&self, at: ByteOffset, buf: &mut [u8]) -> Result<(), ReadError> {
         let device = &self.volume.device;
-        self.stream.read(device, device.plain(), at.0, buf).map_err(|error| error.at(at))
+        let read = |disk: &dyn ReadAt| self.stream.read(device, disk, at.0, buf);
+        device.read_file(self.stream.len(), read).map_err(|error| error.at(at))
     }
 
     fn extent_at(&self, at: ByteOffset) -> Result<Extent, ReadError> {

@@ -122,7 +122,6 @@ async fn holding<T>(
     };
     // What was read can be trusted only if the disks stood still to the end.
     still_there(hypervisor, config, &snapshot.id).await?;
-    progress.step(&format!("{}: removing the snapshot", config.info.name));
     let info = &config.info;
     let (unconsolidated, tries) = (snapshot.unconsolidated, options.removals);
     remove_and_verify(hypervisor, &info.moref, &info.name, &snapshot.id, unconsolidated, tries).await?;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use fuser::{Config, MountOption, Session, SessionACL};
 use nix::mount::{MntFlags, MsFlags, umount2};
@@ -22,20 +23,27 @@ const MOST_THREADS: usize = 8;
 /// # Errors
 /// What the kernel or fusermount3 says, with what is missing.
 pub(super) fn attach(served: Served, dir: &Path, run: RunId, allow_other: bool) -> Result<Session<Served>> {
+    let kernel = Arc::clone(&served.kernel);
     let session = if geteuid().is_root() {
         attach_as_root(served, dir, run, allow_other)
     } else {
         attach_by_helper(served, dir, run, allow_other)
     }?;
+    if threads() > 1 {
+        let _ = kernel.set(session.notifier()); // it is set here alone
+    }
     read_further_ahead(dir);
     Ok(session)
 }
 
 fn config() -> Config {
     let mut config = Config::default();
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    config.n_threads = Some(cores.min(MOST_THREADS));
+    config.n_threads = Some(threads());
     config
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MOST_THREADS)
 }
 
 fn attach_as_root(served: Served, dir: &Path, run: RunId, allow_other: bool) -> Result<Session<Served>> {

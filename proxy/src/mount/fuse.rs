@@ -3,14 +3,14 @@
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use blockdev::{ByteLen, ByteOffset, ExtentKind, ReadAt, ReadError};
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
-    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+    LockOwner, Notifier, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 use guestfs::{Case, FileKind, FsError, Metadata, Timestamp};
 
@@ -26,6 +26,8 @@ pub(super) const MOST_READ: u32 = 1 << 20;
 const BACKGROUND: u16 = 64;
 /// Reads ahead of this length keep a network busy; kernels of the time allow less unless root says otherwise.
 const READAHEAD: u32 = 1 << 20;
+/// Files up to this length are handed to the kernel whole when they are opened.
+const SMALL: u64 = 64 << 10;
 /// XATTR_LIST_MAX and XATTR_SIZE_MAX of Linux.
 const MOST_XATTR: usize = 64 << 10;
 
@@ -41,11 +43,15 @@ pub(super) struct Served {
     handles: Handles,
     /// Whose files they seem to be.
     owner: (u32, u32),
+    /// The way to the kernel's memory of files, where there are threads enough: see [`hand_over`](Self::hand_over).
+    pub(super) kernel: Arc<OnceLock<Notifier>>,
+    handing_over: Mutex<()>,
 }
 
 impl Served {
     pub(super) fn new(tree: Arc<OnceLock<Tree>>, errors: Arc<ErrorLog>, owner: (u32, u32)) -> Self {
-        Self { tree, errors, handles: Handles::default(), owner }
+        let (kernel, handing_over) = (Arc::default(), Mutex::new(()));
+        Self { tree, errors, handles: Handles::default(), owner, kernel, handing_over }
     }
 
     /// The tree is there before the first request is read.
@@ -101,7 +107,24 @@ impl Served {
 
     fn open_file(&self, node: NodeId) -> Result<u64, Errno> {
         let file = self.tree()?.open(node).map_err(|e| self.note(node, "opening", &e))?;
+        if (1..=SMALL).contains(&file.size().0) {
+            self.hand_over(node, &*file);
+        }
         self.handles.keep(file).ok_or(Errno::ENFILE)
+    }
+
+    /// Gives the kernel a small file whole, so that it need not ask for it after it was opened: of a walk over many small files that is half
+    /// of all questions. The kernel may have to wait for the answer to another thread's question before it takes the bytes, so one
+    /// thread at a time does this, and there is always one that answers. What goes wrong here shows when the file is read.
+    fn hand_over(&self, node: NodeId, file: &dyn ReadAt) {
+        let (Some(kernel), Ok(_turn)) = (self.kernel.get(), self.handing_over.try_lock()) else { return };
+        BUFFER.with_borrow_mut(|buf| {
+            buf.clear();
+            buf.resize(usize::try_from(file.size().0).unwrap_or(0), 0); // at most SMALL
+            if file.read_exact_at(ByteOffset(0), buf).is_ok() {
+                let _ = kernel.store(INodeNo(node.0), 0, buf);
+            }
+        });
     }
 
     /// The bytes at `offset`: all that were asked for, or all there are up to the end.
@@ -185,9 +208,11 @@ impl Filesystem for Served {
             InitFlags::FUSE_ASYNC_READ,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_MAX_PAGES,
+            // Always, and not where the kernel guesses that it pays (FUSE_READDIRPLUS_AUTO): a listing reads the files' records anyway,
+            // and who walks a tree asks for each of its files otherwise.
             InitFlags::FUSE_DO_READDIRPLUS,
-            InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_NO_OPENDIR_SUPPORT,
             InitFlags::FUSE_ASYNC_DIO,
         ];
         for wish in wishes {
@@ -228,7 +253,9 @@ impl Filesystem for Served {
 
     fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         match self.open_file(NodeId(ino.0)) {
-            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE),
+            Ok(handle) => {
+                reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
+            }
             Err(number) => reply.error(number),
         }
     }
@@ -250,8 +277,9 @@ impl Filesystem for Served {
         });
     }
 
+    /// Nothing is ever written, so there is nothing to flush; told once, the kernel asks no more.
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.ok();
+        reply.error(Errno::ENOSYS);
     }
 
     fn release(
@@ -268,8 +296,9 @@ impl Filesystem for Served {
         reply.ok();
     }
 
+    /// A listing keeps nothing between two questions; told once, the kernel asks no more, and keeps what it was told.
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
+        reply.error(Errno::ENOSYS);
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {

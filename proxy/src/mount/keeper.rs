@@ -229,7 +229,7 @@ async fn serve(
         source: format!("{} ({server})", held.config.info.name),
         directory: directory.path.clone(),
         allow_other: request.allow_other,
-        snapshot: Some(format!("{} ({})", held.snapshot, words_of(held.consistency))),
+        snapshot: Some(format!("snapshot {}, {}", held.snapshot, words_of(held.consistency))),
         warnings,
         ..MountSpec::default()
     };

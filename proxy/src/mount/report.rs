@@ -105,6 +105,7 @@ impl Report {
         if !self.path.is_empty() {
             lines.push(format!("{} is mounted on {} (run {})", self.source, self.path, self.run));
         }
+        lines.extend(self.snapshot.iter().map(|snapshot| format!("kept still by {snapshot}")));
         lines.extend(self.volumes.iter().map(volume_line));
         lines.extend(self.volumes.iter().flat_map(|volume| {
             volume.notes.iter().map(|note| format!("note: volume {}: {note}", volume.number)).collect::<Vec<_>>()
