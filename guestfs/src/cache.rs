@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use blockdev::{ByteLen, ByteOffset, Extent, ReadAt, ReadError};
 
-/// The unit in which disks are read and kept.
+/// The unit in which descriptions are read and kept.
 const BLOCK: u64 = 64 << 10;
+/// The same for the bytes of small files.
+const FILE_BLOCK: u64 = 16 << 10;
 /// Locks, so that threads seldom wait for each other.
 const SHARDS: usize = 8;
 
@@ -23,7 +25,11 @@ pub struct Cache {
     disks: AtomicU32,
 }
 
-struct Blocks([Mutex<Shard>; SHARDS]);
+struct Blocks {
+    shards: [Mutex<Shard>; SHARDS],
+    /// The unit in which disks are read and kept: a power of two.
+    size: u64,
+}
 
 /// Which disk, which block.
 type Key = (u32, u64);
@@ -47,22 +53,22 @@ impl Cache {
     #[must_use]
     pub fn new(limit: ByteLen) -> Arc<Self> {
         let for_files = ByteLen(limit.0 / FOR_FILES);
-        let descriptions = Blocks::new(ByteLen(limit.0.saturating_sub(for_files.0)));
-        Arc::new(Self { descriptions, files: Blocks::new(for_files), disks: AtomicU32::new(0) })
+        let descriptions = Blocks::new(ByteLen(limit.0.saturating_sub(for_files.0)), BLOCK);
+        Arc::new(Self { descriptions, files: Blocks::new(for_files, FILE_BLOCK), disks: AtomicU32::new(0) })
     }
 }
 
 impl Blocks {
-    fn new(limit: ByteLen) -> Self {
-        let blocks = usize::try_from(limit.0 / BLOCK).unwrap_or(usize::MAX);
+    fn new(limit: ByteLen, size: u64) -> Self {
+        let blocks = usize::try_from(limit.0 >> size.ilog2()).unwrap_or(usize::MAX);
         let most = blocks.checked_div(SHARDS).unwrap_or(0).max(1);
-        Self(std::array::from_fn(|_| Mutex::new(Shard { most, ..Shard::default() })))
+        Self { shards: std::array::from_fn(|_| Mutex::new(Shard { most, ..Shard::default() })), size }
     }
 
     fn shard(&self, (disk, block): Key) -> &Mutex<Shard> {
         let spread = block.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(u64::from(disk)).rotate_left(3);
         let index = usize::try_from(spread % 8).unwrap_or(0); // 8 is SHARDS
-        self.0.get(index).unwrap_or(&self.0[0])
+        self.shards.get(index).unwrap_or(&self.shards[0])
     }
 
     fn get(&self, key: Key) -> Option<Arc<[u8]>> {
@@ -122,8 +128,8 @@ impl CachedDisk {
         if let Some(bytes) = blocks.get(key) {
             return Ok(bytes);
         }
-        let start = index.saturating_mul(BLOCK);
-        let len = BLOCK.min(self.disk.size().0.saturating_sub(start));
+        let start = index.saturating_mul(blocks.size);
+        let len = blocks.size.min(self.disk.size().0.saturating_sub(start));
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)]; // at most BLOCK
         self.disk.read_exact_at(ByteOffset(start), &mut bytes)?;
         let bytes: Arc<[u8]> = bytes.into();
@@ -140,8 +146,8 @@ impl CachedDisk {
         let mut position = at.0;
         let mut rest = buf;
         while !rest.is_empty() {
-            let block = self.block(blocks, position / BLOCK)?;
-            let from = usize::try_from(position % BLOCK).unwrap_or(0);
+            let block = self.block(blocks, position >> blocks.size.ilog2())?;
+            let from = usize::try_from(position & blocks.size.saturating_sub(1)).unwrap_or(0);
             let piece = block.get(from..).filter(|piece| !piece.is_empty()).ok_or_else(out_of_range)?;
             let take = piece.len().min(rest.len());
             let (head, tail) = rest.split_at_mut(take);
@@ -177,6 +183,13 @@ impl ReadAt for SmallFiles<'_> {
 
     fn read_exact_at(&self, at: ByteOffset, buf: &mut [u8]) -> Result<(), ReadError> {
         self.0.read_through(&self.0.cache.files, at, buf)
+    }
+
+    fn will_need(&self, at: ByteOffset, len: ByteLen) {
+        // The whole blocks in which the bytes lie, for those are read.
+        let start = at.0 & !FILE_BLOCK.saturating_sub(1);
+        let end = at.0.saturating_add(len.0).next_multiple_of(FILE_BLOCK).min(self.size().0);
+        self.0.disk.will_need(ByteOffset(start), ByteLen(end.saturating_sub(start)));
     }
 }
 
@@ -224,8 +237,9 @@ mod tests {
         for at in (0..8 << 20).step_by(64 << 10) {
             cached.small_files().read_exact_at(ByteOffset(at), &mut [0]).unwrap();
         }
-        let held = |blocks: &Blocks| blocks.0.iter().map(|shard| shard.lock().unwrap().blocks.len()).sum::<usize>();
-        let held = held(&cache.descriptions) + held(&cache.files);
-        assert!(held <= 16, "{held} blocks");
+        let held =
+            |blocks: &Blocks| blocks.shards.iter().map(|shard| shard.lock().unwrap().blocks.len()).sum::<usize>();
+        let most = [(held(&cache.descriptions), 12), (held(&cache.files), 16)];
+        assert!(most.iter().all(|(held, most)| held <= most), "{most:?} blocks");
     }
 }

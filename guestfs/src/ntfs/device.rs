@@ -82,6 +82,14 @@ impl Device {
         if len <= SMALL_FILE { work(&self.disk.small_files()) } else { work(self.disk.uncached()) }
     }
 
+    /// Says that a file with these runs will be read, if it is small.
+    pub(super) fn will_read(&self, runs: &Runs, len: u64) {
+        let first = runs.from(0).first();
+        if let Some(lcn) = first.and_then(|run| run.lcn).filter(|_| len <= SMALL_FILE) {
+            self.disk.small_files().will_need(ByteOffset(lcn.saturating_mul(self.cluster)), ByteLen(len));
+        }
+    }
+
     /// Fills `buf` from byte `at` of a value with these runs. Holes read as zeros.
     pub(super) fn read_runs(&self, disk: &dyn ReadAt, runs: &Runs, at: u64, buf: &mut [u8]) -> Result<(), ReadError> {
         let size = ByteLen(runs.end().saturating_mul(self.cluster));

@@ -12,7 +12,7 @@ use seccompiler::{
 const ALLOWED: &[i64] = &[
     // the kernel's requests, the disk's bytes, the log, the link to a keeper
     libc::SYS_read, libc::SYS_readv, libc::SYS_pread64, libc::SYS_preadv, libc::SYS_write, libc::SYS_writev,
-    libc::SYS_lseek, libc::SYS_close, libc::SYS_recvfrom, libc::SYS_sendto, libc::SYS_shutdown, libc::SYS_ppoll,
+    libc::SYS_lseek, libc::SYS_fadvise64, libc::SYS_close, libc::SYS_recvfrom, libc::SYS_sendto, libc::SYS_shutdown, libc::SYS_ppoll,
     // standard input, output and error are exchanged once the mount is ready
     libc::SYS_dup3,
     // memory

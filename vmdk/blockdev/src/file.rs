@@ -46,6 +46,11 @@ impl ReadAt for FileDisk {
         self.file.read_exact_at(buf, at.0).map_err(|source| ReadError::Io { at, source })
     }
 
+    fn will_need(&self, at: ByteOffset, len: ByteLen) {
+        let len = std::num::NonZeroU64::new(len.0);
+        let _ = rustix::fs::fadvise(&self.file, at.0, len, rustix::fs::Advice::WillNeed); // a file system may not know it
+    }
+
     fn extent_at(&self, at: ByteOffset) -> Result<Extent, ReadError> {
         let left = check_range(self.size, at, ByteLen(1))?;
         let io = |e: Errno| ReadError::Io { at, source: e.into() };

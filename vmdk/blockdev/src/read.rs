@@ -22,6 +22,11 @@ pub trait ReadAt: Send + Sync {
         let len = check_range(self.size(), at, ByteLen(1))?;
         Ok(Extent { start: at, len, kind: ExtentKind::Data })
     }
+
+    /// Says that bytes will be wanted soon. Whoever can bring them nearer without keeping the caller does; nothing may come of it.
+    fn will_need(&self, at: ByteOffset, len: ByteLen) {
+        let _ = (at, len);
+    }
 }
 
 /// What every [`ReadAt`] can do beside.
@@ -49,6 +54,9 @@ impl<D: ReadAt + ?Sized> ReadAt for &D {
     fn extent_at(&self, at: ByteOffset) -> Result<Extent, ReadError> {
         (**self).extent_at(at)
     }
+    fn will_need(&self, at: ByteOffset, len: ByteLen) {
+        (**self).will_need(at, len);
+    }
 }
 
 impl<D: ReadAt + ?Sized> ReadAt for Arc<D> {
@@ -60,6 +68,9 @@ impl<D: ReadAt + ?Sized> ReadAt for Arc<D> {
     }
     fn extent_at(&self, at: ByteOffset) -> Result<Extent, ReadError> {
         (**self).extent_at(at)
+    }
+    fn will_need(&self, at: ByteOffset, len: ByteLen) {
+        (**self).will_need(at, len);
     }
 }
 

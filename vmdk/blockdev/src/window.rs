@@ -39,6 +39,12 @@ impl<D: ReadAt> ReadAt for Window<D> {
         let outer = self.disk.extent_at(self.whole(at))?;
         Ok(Extent { start: at, len: left.min(outer.len), kind: outer.kind })
     }
+
+    fn will_need(&self, at: ByteOffset, len: ByteLen) {
+        if check_range(self.len, at, len).is_ok() {
+            self.disk.will_need(self.whole(at), len);
+        }
+    }
 }
 
 #[cfg(test)]
