@@ -111,7 +111,7 @@ fn check_windows(tree: &Path, windows: &Windows) {
         assert_eq!(by_number.exists(), !files.is_empty(), "volume {number}");
         assert_eq!(reported["unreadable"].is_null(), !files.is_empty(), "volume {number}");
         let mut roots = vec![by_number];
-        if let Some(letter) = volume["letter"].as_str() {
+        if let Some(letter) = volume["letter"].as_str().filter(|_| !files.is_empty()) {
             letters.push(letter.to_owned());
             roots.push(tree.join("letters").join(letter));
         }
@@ -126,7 +126,7 @@ fn check_windows(tree: &Path, windows: &Windows) {
     letters.sort();
     assert_eq!(names_in(&tree.join("letters")), letters);
     // A volume that is mounted on a folder is there too, and links lead to where they lead in the guest.
-    assert_eq!(fs::read(tree.join("letters/C/mnt/data/number.txt")).unwrap(), b"number 5\n");
+    assert_eq!(fs::read(tree.join("letters/C/mnt/data/number.txt")).unwrap(), b"volume 5\n");
     assert_eq!(fs::read_link(tree.join("letters/C/to-d")).unwrap(), Path::new("../../letters/D/docs"));
     let gone = fs::read_link(tree.join("letters/C/to-nothing")).unwrap();
     assert!(!gone.as_os_str().as_bytes().contains(&b'/'), "{}", gone.display());
@@ -211,7 +211,7 @@ async fn images_and_backups_are_mounted_without_a_hypervisor() {
     let disk = names_in(&backup).into_iter().find(|name| name.starts_with("scsi0-0") && !name.contains("-s0")).unwrap();
     let disk = backup.join(disk);
     local(home, &["mountvm", "-d", disk.to_str().unwrap(), "-cycleId", point.text()]).await.succeeds();
-    assert_eq!(fs::read(point.0.join("letters/C/number.txt")).unwrap(), b"number 2\n");
+    assert_eq!(fs::read(point.0.join("letters/C/number.txt")).unwrap(), b"volume 2\n");
     local(home, &["mountvm", "-u", point.text()]).await.succeeds();
     assert!(!point.0.exists());
 }
@@ -242,6 +242,19 @@ async fn what_is_read_while_the_guest_writes_on_is_what_was_frozen() {
     stage.run(&["unmount", point.text()]).await.succeeds();
     assert!(stage.snapshots(vm).is_empty());
     stage.backup(&format!("name:{vm}"), "after", &[]).await.succeeds();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_without_a_readable_volume_is_refused_with_their_names_and_nothing_is_left() {
+    if !able(&[]) {
+        return;
+    }
+    let stage = Stage::demo().await;
+    let point = Point(stage.out("linux"));
+    let mounted = stage.run(&["mount", "name:linux-01", "-o", point.text()]).await;
+    mounted.fails(4, &["no volume can be read", "ext4"]);
+    assert!(stage.snapshots("linux-01").is_empty() && stage.out_names().is_empty());
+    assert_eq!(stage.leftovers(), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

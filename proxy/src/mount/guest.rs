@@ -43,6 +43,8 @@ pub struct Guest {
     pub letters: BTreeMap<char, Letter>,
     /// What users should know: damaged tables, volumes that cannot be read.
     pub notes: Vec<String>,
+    /// Whether a disk has no table that can be read.
+    pub lost_table: bool,
 }
 
 impl Guest {

@@ -23,6 +23,7 @@ pub fn open(disks: Vec<(String, Arc<dyn ReadAt>)>, cache: &Arc<Cache>) -> Guest 
         let layout = match guestfs::volumes(&cached) {
             Ok(layout) => layout,
             Err(error) => {
+                guest.lost_table = true;
                 guest.notes.push(format!("{name}: no partition can be found: {}", whole_text(&error)));
                 continue;
             }
@@ -93,7 +94,7 @@ fn name_volumes(guest: &mut Guest, found: &[(TableKind, guestfs::Volume)]) {
 /// Something can be read; else it is an error that says why nothing can.
 ///
 /// # Errors
-/// [`Family::Corrupt`].
+/// [`Family::Unsupported`] if there is no reader for any of the volumes, else [`Family::Corrupt`].
 pub fn readable(guest: Guest) -> Result<Guest> {
     if guest.readable().next().is_some() {
         return Ok(guest);
@@ -106,7 +107,10 @@ pub fn readable(guest: Guest) -> Result<Guest> {
     if reasons.is_empty() {
         reasons.push("there is no volume".into());
     }
-    Err(Error::new(Family::Corrupt, format!("no volume can be read: {}", reasons.join("; "))))
+    let known = guest.volumes.iter().any(|volume| guestfs::is_readable(volume.kind));
+    let unknown = !known && !guest.lost_table && !guest.volumes.is_empty();
+    let family = if unknown { Family::Unsupported } else { Family::Corrupt };
+    Err(Error::new(family, format!("no volume can be read: {}", reasons.join("; "))))
 }
 
 #[cfg(test)]
