@@ -55,6 +55,7 @@ fn guest(volumes: Vec<Option<Memory>>, letters: &[(char, u32)]) -> Guest {
     };
     let letter = |(letter, volume): &(char, u32)| (*letter, Letter { volume: *volume, source: "the test".into() });
     Guest {
+        lost_table: false,
         volumes: volumes.into_iter().zip(1..).map(volume).collect(),
         letters: letters.iter().map(letter).collect::<BTreeMap<_, _>>(),
         notes: Vec::new(),
