@@ -21,7 +21,7 @@ import build
 import compressed
 import disk
 import guest
-import hive
+import hives
 import pack
 import scenarios
 
@@ -113,8 +113,8 @@ class Seeds:
         self.add("any-name", "chain", b"\1" + text("a", "b") + text("", "c", 'RW 8 FLAT "d"') + text("", ""))
         lines = 'version=1\nCID=1\ncreateType="custom"\n' + "RW 1 ZERO\n" * 4101
         self.add("4101-extents", "descriptor", lines.encode())
-        self.add("letters", "hive", hive.small())
-        self.add("every-form", "hive", hive.full())
+        self.add("letters", "hive", hives.small())
+        self.add("every-form", "hive", hives.full())
         for target, name, data in compressed.seeds():
             self.add(name, target, data)
 

@@ -195,10 +195,15 @@ async fn disks_of_another_process_are_read_from_within_the_lock_in() {
         std::thread::spawn(move || link::serve_disks(ours, &kept));
         theirs
     };
-    let _started = place.start_with((0..2).map(connection).collect(), &Cancel::never()).await.unwrap();
+    let started = place.start_with((0..2).map(connection).collect(), &Cancel::never()).await.unwrap();
     let file = |name: &str| fs::read(place.spec.directory.join("letters/C").join(name)).unwrap();
     assert_eq!((file("disk0"), file("disk1")), (vec![1; 3 << 20], vec![2]));
-    assert!(place.unmount(false).await.unwrap().was_mounted && place.is_clean());
+    // Who keeps the disks has the journal, and undoes the rest.
+    assert!(place.journals().is_empty());
+    assert!(place.unmount(false).await.unwrap().was_mounted);
+    assert!(started.ended(place.spec.run, &Cancel::never()).await.unwrap().success());
+    crate::mount::undo(place.spec.run, &place.spec.directory, true).unwrap();
+    assert!(place.is_clean());
 }
 
 #[tokio::test]
