@@ -146,15 +146,26 @@ async fn local(folder: &Path, args: &[&str]) -> Outcome {
     finish(command).await
 }
 
-/// The processes of the program that a state directory belongs to, by their hidden command.
+/// The processes at work for runs of a state directory, by their hidden command: those that hold its journals, and what these started.
 fn processes(state: &Path, command: &str) -> Vec<rustix::process::Pid> {
-    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    let ours = |pid: &i32| {
-        let said = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        let has = |text: &[u8], part: &[u8]| text.windows(part.len()).any(|window| window == part);
-        has(&said("cmdline"), command.as_bytes()) && has(&said("environ"), state.as_os_str().as_bytes())
+    let journals = fs::read_dir(state.join("journal")).into_iter().flatten().flatten();
+    let heads = journals.filter_map(|journal| {
+        let text = fs::read_to_string(journal.path()).ok()?;
+        serde_json::from_str::<Value>(text.lines().next()?).ok()?["pid"].as_i64()
+    });
+    let heads: Vec<i64> = heads.collect();
+    let parent_of = |pid: i64| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse::<i64>().ok())
     };
-    pids.filter(ours).filter_map(rustix::process::Pid::from_raw).collect()
+    let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i64>().ok());
+    let ours = |pid: &i64| heads.contains(pid) || parent_of(*pid).is_some_and(|parent| heads.contains(&parent));
+    let is_it = |pid: &i64| {
+        let said = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        said.windows(command.len()).any(|part| part == command.as_bytes())
+    };
+    let found = pids.filter(ours).filter(is_it);
+    found.filter_map(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).unwrap())).collect()
 }
 
 /// Waits until something is so; the runner's limit ends a wait that is in vain.
@@ -277,11 +288,20 @@ async fn vcb_mounter_mounts_files_and_takes_them_down_twice() {
     finish(mounter).await.succeeds();
     assert_eq!(names_in(&point.0.join("letters")), ["C", "D"]);
     assert!(point.0.join("digits/2").is_dir());
-    for process in processes(&stage.home.path().join("state"), "mount-") {
+    let lasting = processes(&stage.home.path().join("state"), "mount-");
+    assert_eq!(lasting.len(), 2, "keeper and server");
+    for process in lasting {
         let pid = process.as_raw_nonzero();
-        let said = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
         let secret = identity.password.as_bytes();
-        assert!(!said.windows(secret.len()).any(|part| part == secret), "the password shows in the process list");
+        for file in ["cmdline", "environ"] {
+            let said = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default(); // a locked-in one shows none
+            assert!(!said.windows(secret.len()).any(|part| part == secret), "the password shows in {file}");
+        }
+        // Nothing of the caller's stays open in it: sockets, pipes of its own, the device, its log.
+        for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+            let shown = fs::read_link(entry.unwrap().path()).unwrap_or_default();
+            assert!(!shown.to_string_lossy().contains("memfd"), "{}", shown.display());
+        }
     }
     for _ in 0..2 {
         stage.run(&["vcbMounter", "-U", "-r", point.text()]).await.succeeds();
@@ -306,6 +326,11 @@ async fn a_killed_server_or_keeper_leaves_nothing_that_stays() {
     // The keeper sees to what the server left, by itself.
     stage.run(&mount).await.succeeds();
     kill("mount-server");
+    until(|| stage.snapshots(vm).is_empty() && processes(&state, "mount-keeper").is_empty()).await;
+    stage.run(&["unmount", point.text()]).await.succeeds();
+    // A plain umount ends the run as well, snapshot and all.
+    stage.run(&mount).await.succeeds();
+    run(Path::new("umount"), &[&point.0]);
     until(|| stage.snapshots(vm).is_empty() && processes(&state, "mount-keeper").is_empty()).await;
     stage.run(&["unmount", point.text()]).await.succeeds();
     // What the keeper left is for a cleanup: reads fail until then, and never give zeros.
@@ -430,7 +455,9 @@ async fn eighty_mounts_at_once_all_answer_and_stay_small() {
     let files: BTreeMap<_, _> =
         points.iter().map(|point| (point.text(), names_in(&point.0.join("letters/C/sizes")).len())).collect();
     assert!(files.values().all(|count| *count == files[points[0].text()] && *count > 10), "{files:?}");
-    for process in processes(&folder.path().join("state"), "mount-server") {
+    let servers = processes(&folder.path().join("state"), "mount-server");
+    assert_eq!(servers.len(), points.len());
+    for process in servers {
         // What it shares with others of its kind counts once for the machine, not once for each.
         let pid = process.as_raw_nonzero();
         let maps = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();

@@ -97,6 +97,13 @@ use_image() {
     mount=${root%/}/$1
 }
 
+# split_name: some products name their sources by what is to be made: of web01-fullVM in $vm remains web01, and $word is fullvm.
+split_name() {
+    case $(lower "$vm") in
+    *-fullvm) vm=${vm%-*} word=fullvm ;;
+    esac
+}
+
 # use_kind WORD: $kind, fullvm or file.
 use_kind() {
     kind=$(lower "$1")

@@ -39,6 +39,14 @@ impl Family {
             Self::Cancelled => 130,
         }
     }
+
+    /// The family with this exit code; what no family has is a failure.
+    #[must_use]
+    pub fn of_exit_code(code: u8) -> Self {
+        use Family::{Cancelled, Corrupt, Exists, Failed, LeftBehind, NoVm, Unsupported, Usage};
+        let families = [Usage, NoVm, Unsupported, Corrupt, Exists, LeftBehind, Cancelled];
+        families.into_iter().find(|family| family.exit_code() == code).unwrap_or(Failed)
+    }
 }
 
 type Source = Box<dyn StdError + Send + Sync>;

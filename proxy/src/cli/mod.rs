@@ -38,6 +38,7 @@ pub fn main() -> ExitCode {
     }
     if args.get(1).is_some_and(|word| word == crate::mount::SERVER_COMMAND) {
         // A server that lives for days and locks itself in: no runtime, no signals of its own.
+        close_inherited();
         allow_many_files();
         return crate::mount::server_main();
     }
@@ -59,10 +60,21 @@ pub fn main() -> ExitCode {
 
 /// The process that keeps a VM's disks for a mount.
 fn keep() -> ExitCode {
+    close_inherited();
     let Some(told) = crate::mount::told() else { return ExitCode::from(Family::Usage.exit_code()) };
     let (vcb, more) = told.request.log;
     log::start(if vcb { log::Style::Vcb } else { log::Style::Plain }, more);
     finish(run(crate::mount::run_keeper(told)))
+}
+
+/// A process that outlives its caller must not hold what the caller left open: locks, pipes that somebody reads to their end, and for one
+/// that reads what a guest wrote, files of the machine.
+fn close_inherited() {
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return };
+    let numbers: Vec<i32> = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number > 2) {
+        let _ = nix::unistd::close(number); // the one that listed them is closed already
+    }
 }
 
 /// A split disk of 8 TiB is 4100 open files, and many systems let a process have 1024 unless it asks for more.

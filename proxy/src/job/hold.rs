@@ -201,6 +201,7 @@ impl ReadAt for WhileHeld {
     }
 
     fn extent_at(&self, at: ByteOffset) -> std::result::Result<Extent, ReadError> {
+        self.check(at)?;
         self.disk.extent_at(at)
     }
 }

@@ -99,6 +99,17 @@ impl Begin {
             _ => None,
         }
     }
+
+    /// The same, if its run mounted something at `mounted`, whether that is undone or not.
+    #[must_use]
+    pub fn of_mount(path: &Path, mounted: &Path) -> Option<Self> {
+        let mut text = Vec::new();
+        File::open(path).ok()?.take(MAX_JOURNAL).read_to_end(&mut text).ok()?;
+        let records = text.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+        let is_it =
+            |record: Record| matches!(record, Record::Intent { what: Act::Mount { path, .. }, .. } if path == mounted);
+        records.into_iter().any(is_it).then(|| Self::peek(path))?
+    }
 }
 
 /// One line.
@@ -323,6 +334,7 @@ fn replay(text: &[u8]) -> std::result::Result<(Begin, Vec<OpenAct>, u32), String
     for (index, line) in text.split_inclusive(|b| *b == b'\n').enumerate() {
         let record = serde_json::from_slice(line).map_err(|e| format!("line {}: {e}", index + 1))?;
         match record {
+            Record::Begin(_) if index > 0 => return Err(format!("line {}: a second beginning", index + 1)),
             Record::Begin(head) => begin = Some(head),
             Record::Intent { n, what } => {
                 open.push(OpenAct { n, what, fact: None });

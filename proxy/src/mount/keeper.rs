@@ -15,7 +15,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use blockdev::ReadAt;
@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 use super::directory::Directory;
 use super::report::Report;
 use super::spec::{Answer, MountSpec, receive, send};
-use super::start::{Program, check_end, start};
+use super::start::{Program, start};
 use super::{link, undo as way_back};
 use crate::config::{ConnectionUri, PasswordSources, Scheme, StateDir};
 use crate::error::{Context, Error, Family, Result};
@@ -80,6 +80,9 @@ pub async fn keep(request: &KeepRequest, passwords: &PasswordSources, cancel: &C
     let program = Program::this()?;
     let mut keeper = Command::new(&program.path)
         .arg(KEEPER_COMMAND)
+        // It comes over the socket.
+        .env_remove("STILLFRAME_PASSWORD")
+        .env_remove("STILLFRAME_PASSWORD_FD")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .spawn()
@@ -93,7 +96,10 @@ pub async fn keep(request: &KeepRequest, passwords: &PasswordSources, cancel: &C
     let answer = match cancel.or_stop(async { (&mut waiting).await.failed(stopped)? }).await {
         Err(error) if error.family() == Family::Cancelled => {
             let _ = kill_process(pid, Signal::TERM); // it may have ended, or got the same signal
-            waiting.await.failed(stopped)?
+            match waiting.await.failed(stopped)? {
+                Ok(None) => return Err(error), // it had not begun
+                answer => answer,
+            }
         }
         answer => answer,
     };
@@ -138,12 +144,15 @@ impl Kept {
             ended => ended?,
         };
         let status = ended.failed(|| "cannot wait for the keeper".into())?;
-        let log = way_back::take_log(state, self.report.run);
+        let run = self.report.run;
+        let outcome = way_back::outcome_of(state, run).await;
+        way_back::take_log(state, run).iter().for_each(|line| crate::tell(line));
+        outcome?;
         if status.success() {
             return Ok(());
         }
-        let why = log.last().cloned().unwrap_or_else(|| status.to_string());
-        Err(Error::new(Family::LeftBehind, format!("the mount of {} did not end well: {why}", self.report.source)))
+        Err(Error::new(Family::LeftBehind, format!("the keeper of {} ended: {status}", self.report.source))
+            .hint("`stillframe cleanup` undoes what it left"))
     }
 }
 
@@ -192,15 +201,22 @@ async fn run(
     let passwords = PasswordSources { given: password, ..PasswordSources::default() };
     let progress = Progress::new(request.progress);
     let connected = cancel.or_stop(connect(&uri, &passwords, request.snapshot_limit)).await?;
+    let run = OnceLock::new();
     let result = async {
         let vm = cancel.or_stop(connected.one(&spec)).await?;
         let server = connected.hypervisor.describe();
         let work = async |held: Held, journal: &mut Journal| {
+            let _ = run.set(held.run); // it is set here alone
             serve(request, &server, held, journal, &state, &cancel, control).await
         };
         hold(&connected, &state, &vm, &request.hold, &progress, &cancel, work).await
     };
     let result = result.await;
+    // Before the login ends, which may take its time: somebody waits for it.
+    if let (None, Some(run)) = (&control, run.get()) {
+        let outcome = result.as_ref().map(drop).map_err(|error| Error::new(error.family(), error.line()));
+        way_back::write_outcome(&state, *run, &outcome)?;
+    }
     connected.close().await;
     result
 }
@@ -234,15 +250,15 @@ async fn serve(
         ..MountSpec::default()
     };
     let started = start(&spec, &Program::this()?, links, cancel).await?;
+    let report = Answer::of(Ok(started.report.clone()));
+    leave_the_terminal(state, held.run)?;
     if let Some(mut control) = control.take() {
-        let report = Answer::of(Ok(started.report.clone()));
         send(&mut control, &report)?;
     }
-    leave_the_terminal(state, held.run)?;
-    let ended = started.ended(held.run, cancel).await;
+    let ended = started.ended(held.run, &directory.path, cancel).await;
     way_back::undo(held.run, &directory.path, directory.missing)?;
     journal.settle(act)?;
-    check_end(ended?)
+    ended
 }
 
 const fn words_of(consistency: Consistency) -> &'static str {

@@ -29,9 +29,12 @@ pub struct Layer {
 
 type Outcome = Result<&'static str, String>;
 
-/// Locks this process in, for ever. It must have one thread only, and everything it will need must be open.
-pub(super) fn lock_in() -> Vec<Layer> {
+/// Locks this process in, for ever. It must have one thread only, and everything it will need must be open. `mounted` is where it serves.
+pub(super) fn lock_in(mounted: &Path) -> Vec<Layer> {
     let namespaces = enter_namespaces();
+    if namespaces.is_ok() {
+        forget_mount(mounted);
+    }
     let root = match &namespaces {
         Ok(_) => empty_root(),
         Err(_) => Err("there is no mount namespace of its own".into()),
@@ -63,6 +66,15 @@ fn enter_namespaces() -> Outcome {
         .or_else(|_| unshare(flags | CloneFlags::CLONE_NEWUSER))
         .map(|()| "mounts, network and IPC of its own")
         .map_err(said("unshare"))
+}
+
+/// A copy of its own mount in this namespace would keep its file system alive after it was unmounted outside.
+fn forget_mount(mounted: &Path) {
+    let none = None::<&str>;
+    // Private, so that it goes here only. What cannot be done shows when the mount is to end: then the server is killed.
+    if mount(none, mounted, none, MsFlags::MS_PRIVATE, none).is_ok() {
+        let _ = umount2(mounted, MntFlags::MNT_DETACH);
+    }
 }
 
 /// Leaves nothing to open: the root becomes an empty file system in memory. The old mounts go from this process's view, which also keeps

@@ -98,7 +98,7 @@ fn prepare(
     let owner = (geteuid().as_raw(), getegid().as_raw());
     let served = Served::new(Arc::clone(&tree), Arc::clone(&errors), owner);
     let session = attach(served, &directory.path, spec.run, spec.allow_other)?;
-    let layers = lock_in();
+    let layers = lock_in(&directory.path);
 
     let guest = volumes::readable(read(disks, &Cache::new(CACHE)))?;
     let mut report = Report::of(&guest, spec.run, spec.source.clone()).locked_in(layers);

@@ -82,22 +82,9 @@ impl Answer {
     }
 
     pub(super) fn into_result(self) -> Result<Report> {
-        const FAMILIES: [Family; 8] = [
-            Family::Failed,
-            Family::Usage,
-            Family::NoVm,
-            Family::Unsupported,
-            Family::Corrupt,
-            Family::Exists,
-            Family::LeftBehind,
-            Family::Cancelled,
-        ];
         match self {
             Self::Ready(report) => Ok(*report),
-            Self::Failed { exit_code, line } => {
-                let family = FAMILIES.into_iter().find(|family| family.exit_code() == exit_code);
-                Err(Error::new(family.unwrap_or(Family::Failed), line))
-            }
+            Self::Failed { exit_code, line } => Err(Error::new(Family::of_exit_code(exit_code), line)),
         }
     }
 }

@@ -2,8 +2,11 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::directory::Directory;
 use super::link;
@@ -14,6 +17,10 @@ use super::undo::undo_now;
 use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
 use crate::job::{Cancel, RunId, reap_local};
+
+/// So long the server may take to read what is on the disks.
+const LONGEST_START: Duration = Duration::from_secs(900);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
 
 /// How the server is started.
 pub struct Program {
@@ -52,6 +59,8 @@ pub async fn start(spec: &MountSpec, program: &Program, links: Vec<UnixStream>, 
     let (mut control, theirs) = UnixStream::pair().failed(|| "cannot make a socket pair".into())?;
     let mut server = Command::new(&program.path)
         .args(&program.arguments)
+        // Nothing of the caller's: a password may be in it, and the server reads what a guest wrote.
+        .env_clear()
         // 200 mounts are 200 such processes: what the C library keeps for itself is kept small.
         .env("MALLOC_ARENA_MAX", "2")
         .env("MALLOC_MMAP_THRESHOLD_", "262144")
@@ -64,7 +73,11 @@ pub async fn start(spec: &MountSpec, program: &Program, links: Vec<UnixStream>, 
         link::send_streams(&control, &links).failed(|| "cannot hand the disks over".into())?;
         drop(links);
         send(&mut control, spec)?;
-        let answer = cancel.or_stop(crate::disk::blocking(move || receive::<Answer>(&control))).await?;
+        let answer = cancel.or_stop(crate::disk::blocking(move || receive::<Answer>(&control)));
+        let answer = tokio::time::timeout(LONGEST_START, answer).await.map_err(|_| {
+            Error::new(Family::Failed, "the server of the mount was not ready in time")
+                .hint("the disks are slow or damaged; `stillframe fs verify` shows more")
+        })??;
         answer
             .ok_or_else(|| Error::new(Family::Failed, "the server of the mount ended before it was ready"))?
             .into_result()
@@ -89,29 +102,31 @@ impl Started {
         let _ = self.server.wait();
     }
 
-    /// Waits until the mount is gone and its server has ended; a cancel unmounts it. Undoing the rest is the caller's.
+    /// Waits until the mount is gone and its server has ended; a cancel unmounts it. A server that does not end although its mount is gone is
+    /// killed: somebody who copied the tree of mounts meanwhile, as containers do, keeps its file system alive, or it hangs.
     ///
     /// # Errors
-    /// [`Family::LeftBehind`] if the server does not end although its mount is gone.
-    pub(super) async fn ended(mut self, run: RunId, cancel: &Cancel) -> Result<ExitStatus> {
-        let path = PathBuf::from(&self.report.path);
+    /// [`Family::Failed`] if the server ended badly by itself.
+    pub(super) async fn ended(mut self, run: RunId, path: &Path, cancel: &Cancel) -> Result<()> {
+        let pid = Pid::from_child(&self.server);
         let wait = move || self.server.wait().failed(|| "cannot wait for the server".into());
         let mut waiting = tokio::task::spawn_blocking(wait);
-        let stopped = || "the wait for the server was stopped".to_owned();
-        match cancel.or_stop(async { (&mut waiting).await.failed(stopped) }).await {
-            Err(error) if error.family() == Family::Cancelled => {
-                super::undo::detach(run, &path)?;
-                let ended = tokio::time::timeout(super::undo::LONGEST_END, waiting).await;
-                let ended = ended.map_err(|_| {
-                    Error::new(
-                        Family::LeftBehind,
-                        format!("the server of the mount on {} has not ended", path.display()),
-                    )
-                    .hint("somebody has files open in it; `stillframe cleanup` removes the rest later")
-                })?;
-                ended.failed(stopped)?
+        let (mut gone_since, mut killed) = (None, false);
+        loop {
+            if let Ok(ended) = tokio::time::timeout(BETWEEN_LOOKS, &mut waiting).await {
+                let status = ended.failed(|| "the wait for the server was stopped".into())??;
+                return if killed { Ok(()) } else { check_end(status) };
             }
-            ended => ended?,
+            if cancel.is_cancelled() {
+                super::undo::detach(run, path)?;
+            }
+            if super::table::at(path)?.is_some_and(|mounted| mounted.run() == Some(run)) {
+                continue;
+            }
+            if gone_since.get_or_insert_with(Instant::now).elapsed() > super::undo::GRACE && !killed {
+                tracing::warn!("the server did not end although its mount was gone, and was killed");
+                killed = kill_process(pid, Signal::KILL).is_ok();
+            }
         }
     }
 
@@ -121,18 +136,19 @@ impl Started {
     /// [`Family::LeftBehind`] if something is left.
     pub async fn stay(self, spec: &MountSpec, cancel: &Cancel) -> Result<()> {
         let state = StateDir::at(&spec.state)?;
-        let ended = self.ended(spec.run, cancel).await;
+        let path = super::table::whole(&spec.directory)?;
+        let ended = self.ended(spec.run, &path, cancel).await;
         super::undo::take_log(&state, spec.run).iter().for_each(|line| crate::tell(line));
         undo_now(&state, spec.run).await?;
-        check_end(ended?)
+        ended
     }
 }
 
 /// A server that ended by itself did so because its mount was gone.
-pub(super) fn check_end(status: ExitStatus) -> Result<()> {
+fn check_end(status: ExitStatus) -> Result<()> {
     if status.success() {
-        Ok(())
-    } else {
-        Err(Error::new(Family::Failed, format!("the server of the mount ended: {status}")))
+        return Ok(());
     }
+    Err(Error::new(Family::Failed, format!("the server of the mount ended: {status}"))
+        .hint("please report what its log says"))
 }

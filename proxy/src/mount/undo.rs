@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
-use rustix::process::geteuid;
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 use super::server::LOCAL;
 use super::table;
@@ -14,8 +14,10 @@ use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
 use crate::job::{Begin, CleanupReport, Progress, Recorded, Retry, RunId, undo_run};
 
+/// So long a server may live on after its mount before it is killed.
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 /// So long the server of a mount that is gone may take to end.
-pub(super) const LONGEST_END: Duration = Duration::from_secs(30);
+const LONGEST_END: Duration = Duration::from_secs(30);
 /// So long the keeper may take to remove the snapshot: it tries again for minutes, and large deltas take theirs.
 const LONGEST_REMOVAL: Duration = Duration::from_secs(3600);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
@@ -115,25 +117,100 @@ fn by_helper(path: &Path, detach: bool) -> Result<()> {
 pub async fn unmount(state: &StateDir, path: &Path, force: bool, progress: &Progress) -> Result<Unmounted> {
     let path = table::whole(path)?;
     let shown = path.display().to_string();
-    let Some(mounted) = table::at(&path)? else {
-        refuse_other(&path)?;
-        return Ok(Unmounted { path: shown, was_mounted: false, errors: Vec::new() });
+    let mounted = table::at(&path)?;
+    let was_mounted = mounted.is_some();
+    let run = match mounted {
+        Some(mounted) => {
+            let run = mounted.run();
+            let run = run.ok_or_else(|| Error::new(Family::Usage, format!("the mount on {shown} is not ours")))?;
+            if !journal_path(state, run).exists() && !force {
+                let what = format!("the mount on {shown} was made with another state directory");
+                return Err(
+                    Error::new(Family::Usage, what).hint("set STILLFRAME_STATE_DIR as it was then, or add --force")
+                );
+            }
+            unmount_one(&path, force)?;
+            run
+        }
+        // It may be the second call, and the first one was broken off while a snapshot was being removed.
+        None => match run_that_mounted(state, &path) {
+            Some(run) => run,
+            None => {
+                refuse_other(&path)?;
+                return Ok(Unmounted { path: shown, was_mounted, errors: Vec::new() });
+            }
+        },
     };
-    let run = mounted.run().ok_or_else(|| Error::new(Family::Usage, format!("the mount on {shown} is not ours")))?;
-    let kept = Begin::peek(&journal_path(state, run)).is_some_and(|begin| begin.uri != LOCAL);
-    unmount_one(&path, force)?;
+    let begin = Begin::peek(&journal_path(state, run));
+    let kept = begin.as_ref().is_some_and(|begin| begin.uri != LOCAL);
     progress.step(&match kept {
         true => format!("{shown}: waiting until its snapshot is gone"),
         false => format!("{shown}: waiting for the server of the mount to end"),
     });
-    let ended = wait_for_end(state, run, if kept { LONGEST_REMOVAL } else { LONGEST_END }).await;
+    match begin.filter(|_| !kept) {
+        Some(begin) => wait_for_end(state, run, LONGEST_END, Some(begin.pid)).await?,
+        None => wait_for_end(state, run, LONGEST_REMOVAL, None).await?,
+    }
+    let outcome = if kept { outcome_of(state, run).await } else { Ok(()) };
     let errors = take_log(state, run);
-    ended?;
-    undo_now(state, run).await.map_err(|left| match errors.last() {
-        Some(last) => left.caused_by(last.clone()),
-        None => left,
+    undo_now(state, run).await.map_err(|left| match (&outcome, errors.last()) {
+        (Err(why), _) => left.caused_by(why.line()),
+        (Ok(()), Some(last)) => left.caused_by(last.clone()),
+        (Ok(()), None) => left,
     })?;
-    Ok(Unmounted { path: shown, was_mounted: true, errors })
+    outcome?;
+    Ok(Unmounted { path: shown, was_mounted, errors })
+}
+
+/// The run, alive or dead, whose journal speaks of a mount at `path`.
+fn run_that_mounted(state: &StateDir, path: &Path) -> Option<RunId> {
+    let journals = std::fs::read_dir(state.journals()).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut begins = journals.filter_map(|journal| Begin::of_mount(&journal, path));
+    begins.next().map(|begin| begin.run)
+}
+
+/// What a keeper says of its end.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Outcome {
+    exit_code: u8,
+    line: String,
+}
+
+fn outcome_path(state: &StateDir, run: RunId) -> Result<std::path::PathBuf> {
+    Ok(state.mount_logs()?.join(format!("{run}.outcome")))
+}
+
+/// Writes down how a keeper ended, for whoever unmounts.
+pub(super) fn write_outcome(state: &StateDir, run: RunId, result: &Result<()>) -> Result<()> {
+    let outcome = match result {
+        Ok(()) => Outcome { exit_code: 0, line: String::new() },
+        Err(error) => Outcome { exit_code: error.family().exit_code(), line: error.line() },
+    };
+    let path = outcome_path(state, run)?;
+    let what = || format!("cannot write {}", path.display());
+    let text = serde_json::to_vec(&outcome).failed(what)?;
+    let hidden = path.with_extension("new");
+    std::fs::write(&hidden, text).and_then(|()| std::fs::rename(&hidden, &path)).failed(what)
+}
+
+/// How a keeper ended, if it came to say so. It says so a moment after it let its journal go.
+pub(super) async fn outcome_of(state: &StateDir, run: RunId) -> Result<()> {
+    let path = outcome_path(state, run)?;
+    let began = Instant::now();
+    // One that was killed left its journal, and says nothing.
+    let longest = if journal_path(state, run).exists() { Duration::from_secs(1) } else { LONGEST_END };
+    let text = loop {
+        match std::fs::read(&path) {
+            Ok(text) => break text,
+            Err(_) if began.elapsed() > longest => return Ok(()),
+            Err(_) => tokio::time::sleep(BETWEEN_LOOKS).await,
+        }
+    };
+    let _ = std::fs::remove_file(&path); // it does no harm
+    match serde_json::from_slice::<Outcome>(&text) {
+        Ok(Outcome { exit_code: 0, .. }) | Err(_) => Ok(()),
+        Ok(Outcome { exit_code, line }) => Err(Error::new(Family::of_exit_code(exit_code), line)),
+    }
 }
 
 fn refuse_other(path: &Path) -> Result<()> {
@@ -149,13 +226,21 @@ fn refuse_other(path: &Path) -> Result<()> {
     }
 }
 
-/// The server of a mount, or the keeper of its disks, holds the lock of its journal as long as it lives.
-async fn wait_for_end(state: &StateDir, run: RunId, longest: Duration) -> Result<()> {
+/// The server of a mount, or the keeper of its disks, holds the lock of its journal as long as it lives. A server (`pid`) that does not end
+/// although its mount is gone is killed after a while: see [`Started::ended`](super::Started::ended), which does the same for a keeper.
+async fn wait_for_end(state: &StateDir, run: RunId, longest: Duration, pid: Option<u32>) -> Result<()> {
     let (journal, began) = (journal_path(state, run), Instant::now());
+    let mut pid = pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
     while journal.exists() && Recorded::open(&journal)?.is_none() {
         if began.elapsed() > longest {
-            return Err(Error::new(Family::LeftBehind, format!("the server of run {run} has not ended"))
-                .hint("somebody has files open in the mount; `stillframe cleanup` removes the rest later"));
+            return Err(Error::new(Family::LeftBehind, format!("run {run} has not ended"))
+                .hint("`stillframe cleanup` removes the rest when it has"));
+        }
+        // Who holds the lock is alive, so the number is still its own.
+        if began.elapsed() > GRACE
+            && let Some(pid) = pid.take()
+        {
+            let _ = kill_process(pid, Signal::KILL); // it may just have ended
         }
         tokio::time::sleep(BETWEEN_LOOKS).await;
     }
@@ -181,8 +266,13 @@ pub(super) fn take_log(state: &StateDir, run: RunId) -> Vec<String> {
 /// [`Family::LeftBehind`] if something is left.
 pub(super) async fn undo_now(state: &StateDir, run: RunId) -> Result<()> {
     let mut report = CleanupReport::default();
-    if let Some(recorded) = Recorded::open(&journal_path(state, run))? {
-        undo_run(recorded, None, Retry::ONCE, &mut report).await?;
+    let journal = journal_path(state, run);
+    match Recorded::open(&journal)? {
+        Some(recorded) => undo_run(recorded, None, Retry::ONCE, &mut report).await?,
+        None if journal.exists() => {
+            return Err(Error::new(Family::LeftBehind, format!("run {run} is at work, or being cleaned up")));
+        }
+        None => {}
     }
     take_log(state, run);
     match report.left.first() {

@@ -49,10 +49,12 @@ pub(super) fn handed_over() -> Result<Option<Password>> {
         .and_then(|n| n.parse().ok())
         .ok_or_else(|| Error::new(Family::Usage, format!("{VARIABLE} is not the number of a file descriptor")))?;
     let what = || "cannot read the password".to_owned();
-    let mut file = File::open(format!("/proc/self/fd/{number}")).failed(what)?;
+    let mut file = File::options().read(true).write(true).open(format!("/proc/self/fd/{number}")).failed(what)?;
     file.rewind().failed(what)?;
     let mut password = Zeroizing::new(String::new());
-    file.take(MAX_PASSWORD).read_to_string(&mut password).failed(what)?;
+    (&mut file).take(MAX_PASSWORD).read_to_string(&mut password).failed(what)?;
+    // Processes that this one starts inherit the descriptor.
+    file.set_len(0).failed(what)?;
     Ok(Some(password))
 }
 

@@ -201,7 +201,7 @@ async fn disks_of_another_process_are_read_from_within_the_lock_in() {
     // Who keeps the disks has the journal, and undoes the rest.
     assert!(place.journals().is_empty());
     assert!(place.unmount(false).await.unwrap().was_mounted);
-    assert!(started.ended(place.spec.run, &Cancel::never()).await.unwrap().success());
+    started.ended(place.spec.run, &place.spec.directory, &Cancel::never()).await.unwrap();
     crate::mount::undo(place.spec.run, &place.spec.directory, true).unwrap();
     assert!(place.is_clean());
 }
