@@ -336,6 +336,7 @@ async fn a_killed_server_or_keeper_leaves_nothing_that_stays() {
     // What the keeper left is for a cleanup: reads fail until then, and never give zeros.
     stage.run(&mount).await.succeeds();
     kill("mount-keeper");
+    until(|| processes(&state, "mount-keeper").is_empty()).await;
     let read = fs::read(point.0.join("letters/C/Data/customers.csv"));
     assert!(read.is_err() || !read.unwrap().iter().all(|byte| *byte == 0));
     assert_eq!(stage.snapshots(vm).len(), 1);
@@ -389,6 +390,22 @@ async fn a_snapshot_that_cannot_be_removed_makes_unmounting_red() {
     stage.lab.faults().clear();
     stage.run(&["cleanup", "-y"]).await.succeeds();
     assert!(stage.snapshots(vm).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_vanished_while_it_was_read_makes_unmounting_red() {
+    if !able(&[]) {
+        return;
+    }
+    let stage = Stage::demo().await;
+    let point = Point(stage.out("vanished"));
+    let vm = "Windows Server 01";
+    stage.run(&["mount", &format!("name:{vm}"), "-o", point.text()]).await.succeeds();
+    let snapshot = stage.snapshots(vm)[0].id.clone();
+    stage.world().remove_snapshot(&snapshot).unwrap();
+    stage.run(&["unmount", point.text()]).await.fails(5, &["vanished", "cannot be trusted"]);
+    assert!(!point.0.exists());
+    assert_eq!(stage.leftovers(), [""; 0]);
 }
 
 #[test]

@@ -200,7 +200,9 @@ async fn disks_of_another_process_are_read_from_within_the_lock_in() {
     assert_eq!((file("disk0"), file("disk1")), (vec![1; 3 << 20], vec![2]));
     // Who keeps the disks has the journal, and undoes the rest.
     assert!(place.journals().is_empty());
-    assert!(place.unmount(false).await.unwrap().was_mounted);
+    let refused = place.unmount(false).await.unwrap_err();
+    assert!(refused.family() == Family::Usage && refused.line().contains("STILLFRAME_STATE_DIR"), "{}", refused.line());
+    assert!(place.unmount(true).await.unwrap().was_mounted);
     started.ended(place.spec.run, &place.spec.directory, &Cancel::never()).await.unwrap();
     crate::mount::undo(place.spec.run, &place.spec.directory, true).unwrap();
     assert!(place.is_clean());
