@@ -29,6 +29,8 @@ pub(super) struct RemoteFile {
     file: DatastoreFile,
     size: ByteLen,
     runtime: Handle,
+    /// Blocks fetched ahead of who reads on.
+    ahead: u64,
     kept: Mutex<VecDeque<(u64, Block)>>,
 }
 
@@ -40,12 +42,13 @@ impl RemoteFile {
             file: file.path().to_string(),
             source: std::io::Error::other(e),
         })?;
-        Ok(Self::with_size(file, ByteLen(size), runtime))
+        // Deltas are read here and there: what lies behind a block is seldom wanted next.
+        Ok(Self { ahead: 0, ..Self::with_size(file, ByteLen(size), runtime) })
     }
 
     /// The first `size` bytes of `file`, which has at least as many.
     pub(super) fn with_size(file: DatastoreFile, size: ByteLen, runtime: Handle) -> Self {
-        Self { file, size, runtime, kept: Mutex::new(VecDeque::new()) }
+        Self { file, size, runtime, ahead: AHEAD, kept: Mutex::new(VecDeque::new()) }
     }
 
     /// The place of a block among those kept, and whether the one before it is there too: then somebody reads on.
@@ -65,7 +68,7 @@ impl RemoteFile {
         let (block, reads_on) = self.place(index);
         if reads_on {
             let last = self.size.0.saturating_sub(1) / BLOCK;
-            for next in index + 1..=(index + AHEAD).min(last) {
+            for next in index + 1..=(index + self.ahead).min(last) {
                 let (block, file, len) = (self.place(next).0, self.file.clone(), self.len_of(next));
                 if !block.initialized() {
                     // A failure shows to who needs the block.
