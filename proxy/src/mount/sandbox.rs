@@ -77,8 +77,7 @@ fn forget_mount(mounted: &Path) {
     }
 }
 
-/// Leaves nothing to open: the root becomes an empty file system in memory. The old mounts go from this process's view, which also keeps
-/// our own mount from living on in it.
+/// Leaves nothing to open: the root becomes an empty file system in memory, and the old mounts go from this process's view.
 fn empty_root() -> Outcome {
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(said("making mounts private"))?;
