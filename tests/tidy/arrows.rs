@@ -11,10 +11,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("blockdev", &[]),
     ("vmdk-rs", &["blockdev"]),
     ("guestfs", &["blockdev"]),
+    ("nbd", &["blockdev"]),
     ("vsphere", &[]),
     ("lab", &["blockdev", "vmdk-rs", "vsphere"]),
-    ("stillframe", &["blockdev", "guestfs", "lab", "vmdk-rs", "vsphere"]),
-    ("acceptance", &["blockdev", "guestfs", "lab", "stillframe", "vmdk-rs", "vsphere"]),
+    ("stillframe", &["blockdev", "guestfs", "lab", "nbd", "vmdk-rs", "vsphere"]),
+    ("acceptance", &["blockdev", "guestfs", "lab", "nbd", "stillframe", "vmdk-rs", "vsphere"]),
 ];
 
 /// What cargo says of the workspace, without the network.
