@@ -68,14 +68,14 @@ pub async fn hold<T>(
     work: impl AsyncFnOnce(Held, &mut Journal) -> Result<T>,
 ) -> Result<T> {
     let run = RunId::new();
-    let route = options.transport.route(&connected.uri.scheme)?;
+    options.transport.route(&connected.uri.scheme)?;
     let hypervisor = connected.hypervisor.as_ref();
     let _only_one = state.lock_vm(&connected.uri.place(), &vm.moref.0)?;
     cleanup::reap(state, hypervisor, &connected.uri.to_string()).await;
     let config = cancel.or_stop(hypervisor.config(&vm.moref)).await?;
     refuse_preexisting(connected, &config).await?;
     let mut journal = Journal::begin(state, run, &options.command, &connected.uri.to_string())?;
-    let holding = holding(connected, &config, options, route, progress, cancel, &mut journal, work);
+    let holding = holding(connected, &config, options, progress, cancel, &mut journal, work);
     let result = cleanup::no_panic(holding).await;
     match result {
         Ok(done) => {
@@ -91,7 +91,6 @@ async fn holding<T>(
     connected: &Connected,
     config: &VmConfig,
     options: &HoldOptions,
-    route: Route,
     progress: &Progress,
     cancel: &Cancel,
     journal: &mut Journal,
@@ -100,6 +99,7 @@ async fn holding<T>(
     let hypervisor = connected.hypervisor.as_ref();
     let (wanted, skipped) = choose_disks(config, &options.exclude)?;
     progress.step(&format!("{}: taking the snapshot", config.info.name));
+    let route = options.transport.route(&connected.uri.scheme)?;
     let wish = Wish { quiesce: options.quiesce, disks: &wanted, route, since: &[], keep_point: false };
     let snapshot = make(hypervisor, config, &wish, journal, cancel).await?;
     let mut warnings = Vec::new();
