@@ -2,6 +2,7 @@
 
 mod https;
 mod remote_file;
+mod throttle;
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,6 +14,7 @@ use bytes::Bytes;
 
 pub(crate) use self::https::from_read;
 pub use self::https::{download, download_small, upload};
+pub use self::throttle::Throttle;
 use crate::config::Scheme;
 use crate::error::{Error, Family, Result};
 use crate::hypervisor::{Disk, Link, SnapshotId, VmConfig};
