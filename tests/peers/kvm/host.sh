@@ -18,13 +18,18 @@
 # What is shared with the machine: network, process ids, /tmp and every other file. Guests run as libvirt-qemu, with
 # dynamic ownership, so disks, scratch files and sockets may lie in DIR and below it, but each folder must let that
 # user in: DIR gets mode 711. No virtual network is defined. No cgroups and no namespaces per guest: names of guests would
-# meet there, and a root folder that is no mount point (a chroot) has no namespaces.
+# meet there, and a root folder that is no mount point (a chroot) has no namespaces. /dev/kvm is hidden, so that guests
+# are emulated everywhere alike: of type 'qemu', never 'kvm'.
+#
+# libvirt asks QEMU once what it can do, which takes seconds. Those answers are taken from target/peers/kvm (or
+# STILLFRAME_PEERS), where guest.sh puts them; libvirt notices by itself when they are of another QEMU.
 #
 # Needs root, and what `tests/peers/install.sh kvm` installs.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PATH=$PATH:/usr/sbin:/sbin LC_ALL=C
+peers=${STILLFRAME_PEERS:-${CARGO_TARGET_DIR:-$here/../../../target}/peers}
 # Seconds for a daemon to answer, and for processes to end.
 deadline=${STILLFRAME_KVM_DEADLINE:-60}
 # A socket's path has at most 107 bytes; the longest one that a test makes below DIR has about 60.
@@ -120,6 +125,7 @@ hold() {
     local owner=$1 since=$2 folder
     for folder in run etc; do mkdir -p "/$folder/libvirt"; mount --bind "$dir/$folder" "/$folder/libvirt"; done
     for folder in lib cache log; do mkdir -p "/var/$folder/libvirt"; mount --bind "$dir/$folder" "/var/$folder/libvirt"; done
+    if [ -e /dev/kvm ]; then mount --bind /dev/null /dev/kvm; fi
     readlink /proc/self/ns/mnt >"$dir/namespace.new"
     mv "$dir/namespace.new" "$dir/namespace"
     if [ -z "$owner" ]; then exec sleep infinity; fi
@@ -163,6 +169,7 @@ start() {
     setpriv --reuid libvirt-qemu --clear-groups test -x "$dir" || fail "libvirt-qemu may not enter $dir: a folder above it is private"
     "$here/pki.sh" "$dir/pki"
     configure
+    if [ -d "$peers/kvm/capabilities" ]; then cp -a "$peers/kvm/capabilities/." "$dir/cache/"; fi
     # A root folder that is no mount point cannot be made private; then what is around it has to be private already.
     local propagation=private
     unshare --mount --propagation private true 2>/dev/null || propagation=unchanged
