@@ -47,6 +47,7 @@ hypervisor=(
     qemu-system-x86 qemu-utils qemu-block-extra seabios ipxe-qemu    # machines, qemu-nbd, disks on iSCSI
     nbdkit libnbd-bin gnutls-bin                                     # other NBD servers and clients
     virtnbdbackup                                                    # the backup product beside which ours is measured
+    ovmf swtpm swtpm-tools                                           # machines with UEFI and a TPM
 )
 
 # libFuzzer, which tests/fuzz is built with, is C++.
