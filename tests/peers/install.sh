@@ -62,6 +62,8 @@ packages() {
 
 kvm() {
     apt_backports "${hypervisor[@]}"
+    apt_stable "${fixture[@]}" ntfs-3g dosfstools mtools e2fsprogs fdisk
+    "$here/kvm/guest.sh" "$peers/kvm"
 }
 
 govmomi() {
@@ -118,7 +120,7 @@ if [ "$(dpkg --print-architecture 2>/dev/null)" != amd64 ]; then
     exit 1
 fi
 export PATH=$PATH:/usr/sbin:/sbin
-if [ $# -eq 0 ]; then set -- packages fuzz govmomi pyvmomi vmdk dissect linux; fi
+if [ $# -eq 0 ]; then set -- packages fuzz govmomi pyvmomi vmdk dissect linux kvm; fi
 for part in "$@"; do
     echo "peers: $part"
     $part

@@ -16,7 +16,8 @@
 //! **Freeze.** The hook stops the writer between two records, writes the number to `/data/consistent`, syncs, and says
 //! `HOOK freeze N` on the console; on thaw it says `HOOK thaw SECONDS`, and the writer goes on.
 //!
-//! **Control.** Lines on the virtio port `stillframe.control`, each answered by one line; `control()` lists them.
+//! **Control.** Lines `ID COMMAND` on the virtio port `stillframe.control`, each answered by one line `ID ANSWER`;
+//! `control()` lists the commands.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -417,8 +418,10 @@ impl Guest {
             pending.extend_from_slice(&bytes[..read]);
             while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = pending.drain(..=end).collect();
-                let answer = self.control(String::from_utf8_lossy(&line).trim());
-                let _ = (&port).write_all(format!("{answer}\n").as_bytes());
+                let line = String::from_utf8_lossy(&line);
+                let (id, command) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+                let answer = self.control(command);
+                let _ = (&port).write_all(format!("{id} {answer}\n").as_bytes());
             }
         }
     }
@@ -432,6 +435,7 @@ impl Guest {
             ("hook", _) => self.done(|state| state.hook = rest.to_owned()),
             ("rate", Ok(rate)) => self.done(|state| state.rate = rate),
             ("write", Ok(records)) => self.write_now(records),
+            ("noise", _) => make_noise(rest).map_or_else(|error| format!("error: {error}"), |()| "ok".to_owned()),
             ("agent", _) => self.agent(rest),
             ("crash", _) => fs::write("/proc/sysrq-trigger", "c").map_or_else(|e| e.to_string(), |()| "ok".to_owned()),
             _ => format!("error: what is {line:?}?"),
@@ -494,6 +498,21 @@ impl Guest {
         self.state.1.notify_all();
         answer
     }
+}
+
+/// `PATH OFFSET LENGTH SEED`: fills MiB of a file or a disk with noise, and syncs.
+fn make_noise(words: &str) -> io::Result<()> {
+    let words: Vec<&str> = words.split_whitespace().collect();
+    let [path, offset, length, seed] = words[..] else { return Err(io::Error::other("PATH OFFSET LENGTH SEED")) };
+    let number = |word: &str| word.parse::<u64>().map_err(io::Error::other);
+    let (offset, length, seed) = (number(offset)?, number(length)?, number(seed)?);
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    let mut piece = vec![0; 1 << 20];
+    for index in offset..offset + length {
+        noise(seed.wrapping_add(index << 20), &mut piece);
+        file.write_all_at(&piece, index << 20)?;
+    }
+    file.sync_all()
 }
 
 fn start_agent() -> Option<Child> {
