@@ -139,6 +139,7 @@ impl Demo {
         let directory = self.home.join(vm.name.replace(' ', "-"));
         let options = BackupOptions {
             target: directory.clone(),
+            since: None,
             subformat: Subformat::MonolithicSparse,
             quiesce: Quiesce::Require,
             transport: Transport::Auto,

@@ -12,7 +12,7 @@ use blockdev::{ByteOffset, ExtentKind, ReadAt, ReadError};
 
 use crate::convert::{round_up, to_usize};
 use crate::write::{GRAIN_LEN, Prepared, difference};
-use crate::{ImageWriter, PackedGrains, RawStream, RawWriter, StreamWriter, VmdkError, is_zero};
+use crate::{ImageWriter, PackedGrains, RawStream, RawWriter, StreamWriter, VmdkError};
 
 /// What is read and written at once. Pieces of split images are whole multiples of it.
 const BLOCK_LEN: u64 = 1 << 20;

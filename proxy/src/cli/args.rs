@@ -201,7 +201,10 @@ pub(super) struct BackupArgs {
     /// The directory to make; its parent must exist
     #[arg(short, long, value_name = "DIR")]
     pub(super) output: PathBuf,
-    /// The kind of VMDK to write
+    /// Copy only what changed since this earlier backup of the VM, which lies beside the new one and is needed with it from then on
+    #[arg(long, value_name = "DIR")]
+    pub(super) since: Option<PathBuf>,
+    /// The kind of VMDK to write; what changed is always written as monolithicSparse
     #[arg(long, value_enum, default_value = "monolithicSparse")]
     pub(super) format: Format,
     #[command(flatten)]

@@ -196,7 +196,8 @@ impl ImageWriter {
             let mut prepared = self.prepare_with(ByteOffset(at), now, |data| {
                 let states = difference(data, under);
                 let grains = data.chunks(to_usize(GRAIN_LEN)).zip(&states);
-                let kept = grains.filter(|(_, state)| **state == GrainState::Data).map(|(grain, _)| to_u64(grain.len()));
+                let kept =
+                    grains.filter(|(_, state)| **state == GrainState::Data).map(|(grain, _)| to_u64(grain.len()));
                 stored = kept.fold(stored, u64::saturating_add);
                 states
             })?;

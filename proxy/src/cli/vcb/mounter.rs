@@ -124,6 +124,7 @@ impl Job {
         }
         let options = BackupOptions {
             target,
+            since: None,
             subformat,
             quiesce: Quiesce::Try,
             transport,
