@@ -12,8 +12,8 @@ use async_trait::async_trait;
 
 pub use self::connect::{Connected, connect};
 pub use self::model::{
-    Bus, ConfigFile, Disk, DiskAddress, FreezeRequest, Frozen, NativeDisk, Place, Power, RebuildTarget, RebuildWish,
-    Snapshot, SnapshotId, VmConfig, VmId, VmInfo,
+    Bus, ConfigFile, Disk, DiskAddress, FreezeRequest, Frozen, HypervisorKind, NativeDisk, Place, Power, RebuildTarget,
+    RebuildWish, Snapshot, SnapshotId, VmConfig, VmId, VmInfo,
 };
 pub use self::spec::Spec;
 pub use self::vsphere::VSphere;
@@ -33,6 +33,11 @@ pub enum Link {
 pub trait Hypervisor: Send + Sync {
     /// The product, its version and where it is, for people.
     fn describe(&self) -> String;
+
+    /// Whose machines these are.
+    fn kind(&self) -> HypervisorKind {
+        HypervisorKind::VSphere
+    }
 
     /// The connection that transports read through.
     fn link(&self) -> Link;

@@ -28,6 +28,17 @@ impl fmt::Display for SnapshotId {
     }
 }
 
+/// A product that runs VMs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HypervisorKind {
+    /// ESX, with or without vCenter. Backups that say nothing are of it.
+    #[default]
+    VSphere,
+    /// QEMU under libvirt.
+    Libvirt,
+}
+
 /// Whether a VM runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -130,6 +141,10 @@ pub enum Bus {
     Sata,
     /// NVMe.
     Nvme,
+    /// Paravirtual, without a controller.
+    Virtio,
+    /// USB.
+    Usb,
 }
 
 impl fmt::Display for Bus {
@@ -139,6 +154,8 @@ impl fmt::Display for Bus {
             Self::Ide => "ide",
             Self::Sata => "sata",
             Self::Nvme => "nvme",
+            Self::Virtio => "virtio",
+            Self::Usb => "usb",
         })
     }
 }

@@ -252,6 +252,7 @@ impl Work<'_> {
             server: self.connected.hypervisor.describe(),
             vm: VmEntry {
                 name: info.name.clone(),
+                hypervisor: self.connected.hypervisor.kind(),
                 uuid: info.uuid.clone(),
                 instance_uuid: info.instance_uuid.clone(),
                 moref: info.moref.0.clone(),

@@ -293,6 +293,14 @@ impl Domain {
         devices.named("interface").map(read_interface).collect()
     }
 
+    /// The model of SCSI controller `index`, if it is said.
+    #[must_use]
+    pub fn scsi_model(&self, index: u32) -> Option<String> {
+        let mut controllers = self.root.child("devices")?.named("controller").filter(|c| c.get("type") == Some("scsi"));
+        let index = index.to_string();
+        controllers.find(|c| c.get("index").unwrap_or("0") == index)?.get("model").map(str::to_owned)
+    }
+
     /// The boot order by kinds (`hd`, `cdrom`, `network`, `fd`), which a domain has instead of orders at its devices.
     #[must_use]
     pub fn boot_kinds(&self) -> Vec<String> {

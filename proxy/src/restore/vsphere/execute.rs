@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures_util::stream;
 use vmdk_rs::{CreateOptions, Image, PlainName, Subformat};
 
+use super::super::source::{Backup, BackupDisk};
 use super::plan::{PlannedDisk, RestorePlan};
-use super::source::{Backup, BackupDisk};
 use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
 use crate::export::{BLOCK, DiskDigest, OrderedDigest};

@@ -1,16 +1,16 @@
 //! What a restore will do, decided before it does anything.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
 use blockdev::ReadAt;
 
-use super::source::Backup;
-use super::vmx;
+use super::super::names::{MAX_STEM, Names, file_stem};
+use super::super::source::Backup;
 use crate::error::{Error, Family, Result};
 use crate::hypervisor::{Connected, RebuildTarget, RebuildWish, Spec};
+use crate::machine::vmx;
 
 /// How a restore is wished for. What is not said comes from the catalog.
 #[derive(Clone, Debug)]
@@ -71,20 +71,10 @@ pub struct RestorePlan {
     pub(super) vmx: String,
 }
 
-/// VMware's products take names up to 80 characters; with the suffixes of disks they must fit 255 bytes.
-const MAX_STEM: usize = 200;
-
 /// `[datastore] folder/file` in its parts.
 fn split_path(path: &str) -> Option<(&str, &str)> {
     let (datastore, rest) = path.strip_prefix('[')?.split_once(']')?;
     Some((datastore, rest.trim().trim_start_matches('/')))
-}
-
-/// A file name made from a display name: what file systems and `.vmx` files take without quoting.
-fn file_stem(name: &str) -> String {
-    let plain = |c: char| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '_' };
-    let stem: String = name.chars().map(plain).collect();
-    stem.trim_matches(['.', ' ']).to_owned()
 }
 
 /// Decides everything about a restore and looks for what stands in its way. Changes nothing.
@@ -184,27 +174,6 @@ fn bad_config_path(text: &str) -> Error {
     )
 }
 
-/// The names that the new folder will hold, whatever their case.
-#[derive(Default)]
-struct Names(HashSet<String>);
-
-impl Names {
-    fn take(&mut self, name: &str) {
-        self.0.insert(name.to_lowercase());
-    }
-
-    /// Takes the names of a flat disk, descriptor and data, if both are free.
-    fn take_disk(&mut self, descriptor: &str) -> bool {
-        let stem = descriptor.strip_suffix(".vmdk").unwrap_or(descriptor);
-        let both = [descriptor.to_lowercase(), format!("{stem}-flat.vmdk").to_lowercase()];
-        let free = both.iter().all(|name| !self.0.contains(name));
-        if free {
-            self.0.extend(both);
-        }
-        free
-    }
-}
-
 /// Gives every disk a descriptor and a data file of its own. Disks may come from several datastores under one name; here they share a
 /// folder.
 fn plan_disks(backup: &Backup, stem: &str, rename: bool, names: &mut Names) -> Result<Vec<PlannedDisk>> {
@@ -266,15 +235,6 @@ mod tests {
     }
 
     #[test]
-    fn two_disks_never_share_a_file() {
-        let mut names = Names::default();
-        assert!(names.take_disk("vm.vmdk") && names.take_disk("vm_1.vmdk"));
-        for taken in ["VM.vmdk", "vm-flat.vmdk", "vm_1-FLAT.vmdk"] {
-            assert!(!names.take_disk(taken), "{taken}");
-        }
-    }
-
-    #[test]
     fn a_configuration_path_that_climbs_is_data_gone_wrong() {
         for bad in [
             "[ds] ../x/vm.vmx",
@@ -288,11 +248,5 @@ mod tests {
             assert_eq!(config_path(bad).unwrap_err().family(), Family::Corrupt, "{bad}");
         }
         assert_eq!(config_path("[ds 1] a/b/vm 1.vmx").unwrap(), ("ds 1", "a/b/vm 1.vmx"));
-    }
-
-    #[test]
-    fn file_names_made_from_display_names_have_no_slashes_or_leading_dots() {
-        assert_eq!(file_stem("../a/b: ü 1"), "_a_b_ ü 1");
-        assert_eq!(file_stem(".."), "");
     }
 }
