@@ -1,5 +1,7 @@
 //! Servers that say what no server should: each is told from a good one, in time, and never believed.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what only tests call may fail as tests do")]
+
 mod common;
 
 use std::time::Duration;
