@@ -37,7 +37,7 @@ pub(super) async fn with_backup(
     passwords: crate::config::PasswordSources,
     snapshot_limit: Option<Duration>,
 ) -> Result<BackupReport> {
-    options.transport.route()?;
+    options.transport.route(&uri.scheme)?;
     crate::export::Staging::plan(&options.target, crate::job::RunId::new())?;
     let state = StateDir::from_environment()?;
     let cancel = Cancel::on_signals()?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use vmdk_rs::{AdapterType, CreateOptions, ImageWriter, Subformat};
 
 use super::freeze::{choose_disks, consistency_of, frozen_disks, refuse_preexisting};
-use super::snapshot::{Made, Quiesce, make, remove_and_verify, still_there};
+use super::snapshot::{Made, Quiesce, Wish, make, remove_and_verify, still_there};
 use super::{Act, Cancel, Journal, Progress, Retry, RunId, cleanup};
 use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
@@ -75,7 +75,7 @@ pub async fn backup(
 ) -> Result<BackupReport> {
     let began = std::time::Instant::now();
     let run = RunId::new();
-    let route = options.transport.route()?;
+    let route = options.transport.route(&connected.uri.scheme)?;
     let staging = Staging::plan(&options.target, run)?;
     let hypervisor = connected.hypervisor.as_ref();
     let _only_one = state.lock_vm(&connected.uri.place(), &vm.moref.0)?;
@@ -127,8 +127,9 @@ impl Work<'_> {
         let files = self.cancel.or_stop(self.save_config_files(&mut warnings)).await?;
         let name = self.config.info.name.clone();
         self.progress.step(&format!("{name}: taking the snapshot"));
-        let snapshot = make(hypervisor, &self.config, self.options.quiesce, journal, self.cancel).await?;
-        let consistency = consistency_of(&self.config, &snapshot, self.options.quiesce, &mut warnings)?;
+        let wish = Wish { quiesce: self.options.quiesce, disks, route: self.route, since: &[], keep_point: true };
+        let snapshot = make(hypervisor, &self.config, &wish, journal, self.cancel).await?;
+        let consistency = consistency_of(hypervisor.quiescer(), &self.config, &snapshot, wish.quiesce, &mut warnings)?;
         let frozen = frozen_disks(hypervisor, &self.config, &snapshot, disks, &self.skipped).await?;
         let buffers = Buffers::default();
         let copies = self.copy_all(&snapshot, &frozen, &buffers).await;
@@ -152,6 +153,9 @@ impl Work<'_> {
         }
         let manifest = completed?;
         journal.settle(directory)?;
+        if let Some(point) = snapshot.point {
+            journal.settle(point)?; // its backup is there: from now on it stands for it
+        }
         removed.map_err(|left| {
             left.within(format!(
                 "the backup in {} is complete, but its snapshot is not gone",

@@ -238,8 +238,8 @@ mod tests {
     #[test]
     fn both_lan_modes_take_the_lan_route_and_san_is_not_there_yet() {
         for lan in ["nbd", "nbdssl", "NBD"] {
-            assert!(mode(lan).unwrap().route().is_ok(), "{lan}");
+            assert!(mode(lan).unwrap().route(&Scheme::VCenter).is_ok(), "{lan}");
         }
-        assert_eq!(mode("san").unwrap().route().unwrap_err().family(), Family::Unsupported);
+        assert_eq!(mode("san").unwrap().route(&Scheme::VCenter).unwrap_err().family(), Family::Unsupported);
     }
 }
