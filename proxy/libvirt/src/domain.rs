@@ -73,6 +73,12 @@ impl Domain {
         self.call("virDomainGetState", blocking::Domain::state).await
     }
 
+    /// Its number while it runs. No call is made: this is as it was when it was looked up.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.blocking.id()
+    }
+
     /// Whether it stays known after it stopped.
     ///
     /// # Errors
@@ -198,6 +204,15 @@ impl Domain {
             all.iter().map(|checkpoint| Ok((checkpoint.name(), checkpoint.xml()?))).collect()
         };
         self.call("virDomainListAllCheckpoints", work).await
+    }
+
+    /// The description of a checkpoint with the size of what changed since: a disk whose bitmap is missing or broken has none.
+    ///
+    /// # Errors
+    /// [`Code::NO_DOMAIN_CHECKPOINT`](crate::Code::NO_DOMAIN_CHECKPOINT) if there is none.
+    pub async fn checkpoint_with_sizes(&self, name: &str) -> Result<String> {
+        let name = name.to_owned();
+        self.call("virDomainCheckpointGetXMLDesc", move |d| d.checkpoint(&name)?.xml_with_sizes()).await
     }
 
     /// Deletes a checkpoint. What it noted goes into the one before it.

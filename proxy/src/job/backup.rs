@@ -8,7 +8,7 @@ use serde::Serialize;
 use vmdk_rs::{AdapterType, CreateOptions, ImageWriter, Subformat};
 
 use super::freeze::{choose_disks, consistency_of, frozen_disks, refuse_preexisting};
-use super::snapshot::{Made, Quiesce, Wish, make, remove_and_verify, still_there};
+use super::snapshot::{Made, Quiesce, Wish, make, remove_and_verify, still_there, thaw_late};
 use super::{Act, Cancel, Journal, Progress, Retry, RunId, cleanup};
 use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
@@ -123,7 +123,7 @@ impl Work<'_> {
         let started = jiff::Timestamp::now().to_string();
         let directory = journal.intend(Act::Directory { path: self.staging.path().to_owned() })?;
         self.staging.create()?;
-        let mut warnings = Vec::new();
+        let mut warnings = self.config.notes.clone();
         let files = self.cancel.or_stop(self.save_config_files(&mut warnings)).await?;
         let name = self.config.info.name.clone();
         self.progress.step(&format!("{name}: taking the snapshot"));
@@ -156,9 +156,10 @@ impl Work<'_> {
         if let Some(point) = snapshot.point {
             journal.settle(point)?; // its backup is there: from now on it stands for it
         }
-        removed.map_err(|left| {
+        let thawed = thaw_late(hypervisor, &self.config, &snapshot, journal).await;
+        removed.and(thawed).map_err(|left| {
             left.within(format!(
-                "the backup in {} is complete, but its snapshot is not gone",
+                "the backup in {} is complete, but not all that it needed is undone",
                 self.staging.target().display()
             ))
         })?;

@@ -108,6 +108,18 @@ impl Checkpoint {
         }
     }
 
+    /// The same, with the size of what changed since: a disk whose bitmap is missing or broken has none.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn xml_with_sizes(&self) -> Result<String> {
+        let flags = sys::VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN | sys::VIR_DOMAIN_CHECKPOINT_XML_SIZE;
+        // SAFETY: the pointer is valid while self lives; the answer is ours to free.
+        unsafe {
+            owned_text("virDomainCheckpointGetXMLDesc", sys::virDomainCheckpointGetXMLDesc(self.ptr.as_ptr(), flags))
+        }
+    }
+
     /// Deletes it. What it noted goes into the one before it.
     ///
     /// # Errors
