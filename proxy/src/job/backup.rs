@@ -9,7 +9,7 @@ use vmdk_rs::{AdapterType, CreateOptions, ImageWriter, Subformat};
 
 use super::freeze::{choose_disks, consistency_of, frozen_disks, refuse_preexisting};
 use super::snapshot::{Made, Quiesce, Wish, make, remove_and_verify, still_there, thaw_late};
-use super::{Act, Cancel, Journal, Progress, Retry, RunId, cleanup};
+use super::{Act, Cancel, HostLimit, Journal, Progress, Retry, RunId, cleanup};
 use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
 use crate::export::{
@@ -17,7 +17,7 @@ use crate::export::{
     SkippedDisk, Staging, VmEntry, copy_disk, with_space_hint,
 };
 use crate::hypervisor::{Bus, Connected, Disk, DiskAddress, Power, VmConfig, VmInfo};
-use crate::transport::{self, Route, Transport};
+use crate::transport::{self, Route, Throttle, Transport};
 
 /// Disks copied side by side.
 const DISKS_AT_ONCE: usize = 4;
@@ -43,6 +43,10 @@ pub struct BackupOptions {
     pub exclude: Vec<String>,
     /// Read every disk a second time and compare: finds bytes that the host or the way to it got wrong.
     pub audit: bool,
+    /// How many runs may burden the host.
+    pub host: HostLimit,
+    /// Bytes a second that may be read from it, over all disks.
+    pub bandwidth: Option<u64>,
     /// How often the removal of the snapshot is tried.
     pub removals: Retry,
     /// The command, for the journal.
@@ -79,6 +83,7 @@ pub async fn backup(
     let staging = Staging::plan(&options.target, run)?;
     let hypervisor = connected.hypervisor.as_ref();
     let _only_one = state.lock_vm(&connected.uri.place(), &vm.moref.0)?;
+    let _turn = options.host.turn(state, &connected.uri.place(), progress, cancel).await?;
     cleanup::reap(state, hypervisor, &connected.uri.to_string()).await;
     let config = cancel.or_stop(hypervisor.config(&vm.moref)).await?;
     let (disks, skipped) = choose_disks(&config, &options.exclude)?;
@@ -86,7 +91,8 @@ pub async fn backup(
     refuse_preexisting(connected, &config).await?;
 
     let mut journal = Journal::begin(state, run, &options.command, &connected.uri.to_string())?;
-    let work = Work { connected, config, options, progress, cancel, route, staging, skipped, run };
+    let throttle = options.bandwidth.map(Throttle::new);
+    let work = Work { connected, config, options, progress, cancel, route, throttle, staging, skipped, run };
     let result = cleanup::no_panic(work.run(&mut journal, &disks)).await;
     let manifest = match result {
         Ok(manifest) => manifest,
@@ -106,6 +112,7 @@ struct Work<'a> {
     progress: &'a Progress,
     cancel: &'a Cancel,
     route: Route,
+    throttle: Option<Throttle>,
     staging: Staging,
     skipped: Vec<SkippedDisk>,
     run: RunId,
@@ -210,7 +217,12 @@ impl Work<'_> {
         let link = self.connected.link();
         let open = || async {
             let open = transport::open(&link, self.route, &self.config, &snapshot.id, disk);
-            Ok::<Arc<dyn transport::FrozenDisk>, Error>(self.cancel.or_stop(open).await.map_err(within)?.into())
+            let disk = self.cancel.or_stop(open).await.map_err(within)?;
+            let disk = match &self.throttle {
+                Some(throttle) => throttle.limit(disk),
+                None => disk,
+            };
+            Ok::<Arc<dyn transport::FrozenDisk>, Error>(disk.into())
         };
         let source = open().await?;
         let file = image_name(disk);

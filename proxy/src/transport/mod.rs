@@ -4,6 +4,7 @@ mod host_file;
 mod https;
 mod nbd;
 mod remote_file;
+mod throttle;
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,6 +16,7 @@ use bytes::Bytes;
 
 pub(crate) use self::https::from_read;
 pub use self::https::{download, download_small, upload};
+pub use self::throttle::Throttle;
 use crate::config::Scheme;
 use crate::error::{Error, Family, Result};
 use crate::hypervisor::{Disk, Link, NativeDisk, SnapshotId, VmConfig};
