@@ -268,6 +268,8 @@ pub struct Frozen {
     pub quiesced: Option<bool>,
     /// How long the guest stood still, if that is known better than by the time of the call.
     pub still: Option<Duration>,
+    /// What went wrong on the way, for the report.
+    pub warnings: Vec<String>,
 }
 
 /// One snapshot of a VM.

@@ -251,7 +251,7 @@ impl Hypervisor for VSphere {
             Error::new(Family::Failed, "the snapshot task ended well but names no snapshot")
                 .hint("look at the VM's snapshots; `stillframe cleanup` removes ours")
         })?;
-        Ok(Frozen { id: SnapshotId(moref.value), quiesced: None, still: None })
+        Ok(Frozen { id: SnapshotId(moref.value), quiesced: None, still: None, warnings: Vec::new() })
     }
 
     fn point_of(&self, _: RunId) -> Option<String> {

@@ -72,6 +72,7 @@ pub(super) fn consistency_of(
     quiesce: Quiesce,
     warnings: &mut Vec<String>,
 ) -> Result<Consistency> {
+    warnings.extend(snapshot.warnings.iter().cloned());
     let consistency = match (config.info.power, snapshot.quiesced) {
         (Some(Power::Off), _) => Consistency::PoweredOff,
         (_, true) => Consistency::Quiesced,

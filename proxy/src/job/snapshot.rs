@@ -48,6 +48,8 @@ pub(super) struct Made {
     pub(super) unconsolidated: bool,
     /// How long the guest stood still, in milliseconds; where the host does not tell, the time of the whole call.
     pub(super) took_ms: u64,
+    /// What went wrong on the way, for the report.
+    pub(super) warnings: Vec<String>,
 }
 
 /// Makes the run's snapshot by the rules of `quiesce`.
@@ -188,7 +190,7 @@ async fn attempt(
     journal.learn(act, &made.id.0).map_err(|error| (acts, error))?;
     let listed = look_at(hypervisor, config, &made.id, journal.run()).await.map_err(|error| (acts, error))?;
     let quiesced = quiesce && made.quiesced.unwrap_or(listed);
-    Ok(Made { id: made.id, act, point: None, freeze: acts.freeze, quiesced, unconsolidated, took_ms })
+    Ok(Made { id: made.id, act, point: None, freeze: acts.freeze, quiesced, unconsolidated, took_ms, warnings: made.warnings })
 }
 
 /// Whether the guest was quiesced: hosts ignore that wish silently when they cannot fulfil it, so the snapshot itself is asked. And

@@ -15,6 +15,8 @@ use blockdev::ReadAt;
 use bytes::Bytes;
 
 pub(crate) use self::https::from_read;
+#[cfg(feature = "libvirt")]
+pub(crate) use self::nbd::from_nbd;
 pub use self::https::{download, download_small, upload};
 pub use self::throttle::Throttle;
 use crate::config::Scheme;
