@@ -145,6 +145,16 @@ impl Areas {
             Err(error) => Allocation::Unknown(format!("the host does not say which blocks are in use ({error})")),
         }
     }
+
+    async fn changes(&self, point: &str) -> Allocation {
+        if !self.tracked {
+            return Allocation::Unknown("the host does not track this disk's blocks".into());
+        }
+        match self.client.changed_areas(&self.vm, &self.snapshot, &self.disk, point).await {
+            Ok(areas) => Allocation::Known(areas.into_iter().map(|(start, len)| start..start + len).collect()),
+            Err(error) => Allocation::Unknown(format!("the host does not say what changed since then ({error})")),
+        }
+    }
 }
 
 struct FlatDisk {
@@ -162,6 +172,10 @@ impl FrozenDisk for FlatDisk {
 
     async fn allocation(&self) -> Allocation {
         self.areas.allocation().await
+    }
+
+    async fn changes(&self, point: &str) -> Allocation {
+        self.areas.changes(point).await
     }
 
     async fn open(&self, span: Span) -> Result<Box<dyn ByteStream>> {
@@ -194,6 +208,10 @@ impl FrozenDisk for ChainDisk {
 
     async fn allocation(&self) -> Allocation {
         self.areas.allocation().await
+    }
+
+    async fn changes(&self, point: &str) -> Allocation {
+        self.areas.changes(point).await
     }
 
     async fn open(&self, span: Span) -> Result<Box<dyn ByteStream>> {
