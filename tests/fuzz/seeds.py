@@ -4,7 +4,7 @@
     seeds.py DIR    writes DIR/TARGET/NAME
 
 They are the images of tests/peers/vmdk/scenarios.py with less data, tiny ones of qemu-img, a few chains, registry hives and
-compressed data by hand, and small volumes of the mkfs family.
+compressed data by hand, conversations with an NBD server, and small volumes of the mkfs family.
 """
 
 import copy
@@ -22,12 +22,13 @@ import compressed
 import disk
 import guest
 import hives
+import nbd
 import pack
 import scenarios
 
 TARGETS = [
     "descriptor", "flat", "hosted", "stream", "cowd", "sesparse", "chain", "check", "hive", "lznt1", "xpress", "lzx", "fat", "exfat", "partition",
-    "ntfs",
+    "ntfs", "nbd-client",
 ]
 # Types of extents, the target of their dialect.
 OF_TYPE = {"SPARSE": "hosted", "VMFSSPARSE": "cowd", "SESPARSE": "sesparse", "FLAT": "flat", "VMFS": "flat"}
@@ -117,6 +118,8 @@ class Seeds:
         self.add("every-form", "hive", hives.full())
         for target, name, data in compressed.seeds():
             self.add(name, target, data)
+        for name, data in nbd.seeds():
+            self.add(name, "nbd-client", data)
 
 
 def qemu(seeds, folder):

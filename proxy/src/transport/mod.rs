@@ -1,7 +1,7 @@
 //! How do I get the bytes of this frozen disk? Each route hands out a [`FrozenDisk`]; none knows what the bytes are for.
 
+pub(crate) mod cached;
 mod https;
-mod remote_file;
 mod throttle;
 
 use std::fmt;
@@ -36,6 +36,16 @@ pub enum Transport {
     HotAdd,
     /// The service console, or datastores that the proxy has mounted.
     Cos,
+}
+
+/// An error of an NBD client, in the product's families.
+pub(crate) fn from_nbd(error: nbd::Error) -> Error {
+    let family = match error.family() {
+        nbd::Family::Usage => Family::Usage,
+        nbd::Family::Unsupported => Family::Unsupported,
+        _ => Family::Failed,
+    };
+    Error::new(family, error.to_string()).caused_by(error)
 }
 
 const NAMES: [(&str, Transport); 7] = [
