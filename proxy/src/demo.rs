@@ -15,7 +15,7 @@ use crate::config::{ConnectionUri, PasswordSources, StateDir};
 use crate::error::{Context, Error, Family, Result};
 use crate::export::Consistency;
 use crate::hypervisor::{Connected, VmInfo, connect};
-use crate::job::{BackupOptions, Cancel, Progress, Quiesce, Retry, backup};
+use crate::job::{BackupOptions, Cancel, HostLimit, Progress, Quiesce, Retry, backup};
 use crate::restore::{Backup, RestoreOptions, plan, restore, verify};
 use crate::transport::Transport;
 
@@ -145,6 +145,8 @@ impl Demo {
             streams: 2,
             exclude: Vec::new(),
             audit: false,
+            host: HostLimit::default(),
+            bandwidth: None,
             removals: Retry::REMOVALS,
             command: "demo".into(),
         };

@@ -209,6 +209,15 @@ pub(super) struct BackupArgs {
     /// Requests in flight per disk
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub(super) streams: u8,
+    /// Runs of this machine that may be at work on the host at the same time; one more waits
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) host_jobs: u32,
+    /// Seconds to wait for a turn on the host
+    #[arg(long, value_name = "SECONDS", default_value_t = 21600)]
+    pub(super) wait: u64,
+    /// Bytes a second to read from the host, over all disks: 100M, 1G
+    #[arg(long, value_name = "RATE", value_parser = super::disk_args::bytes)]
+    pub(super) bandwidth: Option<u64>,
     /// Read every disk a second time and compare, which finds bytes that the host or the way to it got wrong
     #[arg(long)]
     pub(super) audit: bool,

@@ -6,7 +6,7 @@ use crate::config::StateDir;
 use crate::error::Result;
 use crate::export::Consistency;
 use crate::hypervisor::{Spec, connect};
-use crate::job::{BackupOptions, BackupReport, Cancel, Progress, backup};
+use crate::job::{BackupOptions, BackupReport, Cancel, HostLimit, Progress, backup};
 
 pub(super) async fn run(args: BackupArgs) -> Result<()> {
     let spec: Spec = args.spec.parse()?;
@@ -18,6 +18,8 @@ pub(super) async fn run(args: BackupArgs) -> Result<()> {
         streams: usize::from(args.streams),
         exclude: args.freeze.exclude_disk.clone(),
         audit: args.audit,
+        host: HostLimit { runs: args.host_jobs, wait: Duration::from_secs(args.wait) },
+        bandwidth: args.bandwidth,
         removals: args.freeze.removals(),
         command: "backup".into(),
     };
@@ -37,7 +39,7 @@ pub(super) async fn with_backup(
     passwords: crate::config::PasswordSources,
     snapshot_limit: Option<Duration>,
 ) -> Result<BackupReport> {
-    options.transport.route()?;
+    options.transport.route(&uri.scheme)?;
     crate::export::Staging::plan(&options.target, crate::job::RunId::new())?;
     let state = StateDir::from_environment()?;
     let cancel = Cancel::on_signals()?;

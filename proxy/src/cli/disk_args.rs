@@ -196,7 +196,7 @@ fn adapter(text: &str) -> Result<AdapterType, String> {
     AdapterType::from_ddb(text).ok_or_else(|| "lsilogic, buslogic, ide or legacyESX is expected".into())
 }
 
-fn bytes(text: &str) -> Result<u64, String> {
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let shift = match unit.to_ascii_uppercase().trim_end_matches("IB").trim_end_matches('B') {
@@ -208,7 +208,7 @@ fn bytes(text: &str) -> Result<u64, String> {
         _ => return Err("bytes, or a number with K, M, G or T, are expected".into()),
     };
     let number: u64 = number.parse().map_err(|_| "a whole number is expected".to_owned())?;
-    number.checked_mul(1 << shift).ok_or_else(|| "no disk is that large".into())
+    number.checked_mul(1 << shift).ok_or_else(|| "that is more than anybody has".into())
 }
 
 #[cfg(test)]

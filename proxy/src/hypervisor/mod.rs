@@ -12,8 +12,8 @@ use async_trait::async_trait;
 
 pub use self::connect::{Connected, connect};
 pub use self::model::{
-    Bus, ConfigFile, Disk, DiskAddress, NativeDisk, Place, Power, RebuildTarget, RebuildWish, Snapshot, SnapshotId,
-    VmConfig, VmId, VmInfo,
+    Bus, ConfigFile, Disk, DiskAddress, FreezeRequest, Frozen, NativeDisk, Place, Power, RebuildTarget, RebuildWish,
+    Snapshot, SnapshotId, VmConfig, VmId, VmInfo,
 };
 pub use self::spec::Spec;
 pub use self::vsphere::VSphere;
@@ -49,14 +49,27 @@ pub trait Hypervisor: Send + Sync {
     /// The VM's snapshots, parents before children.
     async fn snapshots(&self, vm: &VmId) -> Result<Vec<Snapshot>>;
 
-    /// Freezes (if `quiesce`), snapshots and thaws. The answer may say that nothing was quiesced.
-    async fn create_snapshot(&self, vm: &VmId, name: &str, description: &str, quiesce: bool) -> Result<SnapshotId>;
+    /// What quiesces a guest here, for messages: "VMware Tools".
+    fn quiescer(&self) -> &'static str;
+
+    /// Freezes (if asked to), snapshots and thaws. The answer may say that nothing was quiesced.
+    async fn create_snapshot(&self, request: &FreezeRequest<'_>) -> Result<Frozen>;
 
     /// The frozen disks of a snapshot.
     async fn frozen_disks(&self, snapshot: &SnapshotId) -> Result<Vec<Disk>>;
 
     /// Removes one snapshot and nothing else, and waits for it. Gone already counts as success.
     async fn remove_snapshot(&self, snapshot: &SnapshotId) -> Result<()>;
+
+    /// The point in the change log that [`create_snapshot`](Self::create_snapshot) makes for `run` beside the snapshot, where points are things of
+    /// their own that have to be removed. Elsewhere, as in vSphere, they come with the snapshot and cost nothing.
+    fn point_of(&self, run: RunId) -> Option<String>;
+
+    /// Removes a point that we made. Gone already counts as success.
+    async fn forget_point(&self, vm: &VmId, point: &str) -> Result<()>;
+
+    /// Removes all points that we made of this VM but the newest `keep`; answers their names.
+    async fn prune_points(&self, vm: &VmId, keep: usize) -> Result<Vec<String>>;
 
     /// Waits until no task that somebody started earlier can still make a snapshot of this VM.
     async fn settle(&self, vm: &VmId) -> Result<()>;

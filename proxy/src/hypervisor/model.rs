@@ -1,6 +1,10 @@
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::job::RunId;
+use crate::transport::Route;
 
 /// The hypervisor's own id of a VM (a vSphere moref value such as `vm-62`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -191,6 +195,40 @@ impl Disk {
 pub enum NativeDisk {
     /// A vSphere virtual disk.
     VSphere(Box<::vsphere::DiskConfig>),
+}
+
+/// What to freeze, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct FreezeRequest<'a> {
+    /// The VM.
+    pub vm: &'a VmConfig,
+    /// The run.
+    pub run: RunId,
+    /// The snapshot's name.
+    pub name: &'a str,
+    /// The snapshot's description, which says whose it is.
+    pub description: &'a str,
+    /// Whether the guest is asked to stand still.
+    pub quiesce: bool,
+    /// The disks that will be read.
+    pub disks: &'a [DiskAddress],
+    /// How they will be read.
+    pub route: Route,
+    /// The points since which changes are wanted.
+    pub since: &'a [(DiskAddress, String)],
+    /// Whether this state is to be a point that a later backup can ask the changes since.
+    pub keep_point: bool,
+}
+
+/// A snapshot that was made.
+#[derive(Clone, Debug)]
+pub struct Frozen {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Whether the guest stood still for it; `None` if only the list of snapshots tells.
+    pub quiesced: Option<bool>,
+    /// How long the guest stood still, if that is known better than by the time of the call.
+    pub still: Option<Duration>,
 }
 
 /// One snapshot of a VM.

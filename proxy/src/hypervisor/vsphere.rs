@@ -7,8 +7,8 @@ use bytes::Bytes;
 use vsphere::{Client, ControllerKind, DatastorePath, DiskConfig, KeepAlive, Moref, PowerState, VmSummary};
 
 use super::{
-    Bus, ConfigFile, Disk, DiskAddress, Hypervisor, Link, NativeDisk, Place, Power, RebuildTarget, RebuildWish,
-    Snapshot, SnapshotId, Spec, VmConfig, VmId, VmInfo,
+    Bus, ConfigFile, Disk, DiskAddress, FreezeRequest, Frozen, Hypervisor, Link, NativeDisk, Place, Power,
+    RebuildTarget, RebuildWish, Snapshot, SnapshotId, Spec, VmConfig, VmId, VmInfo,
 };
 use crate::error::{Error, Family, Result};
 use crate::job::RunId;
@@ -232,15 +232,33 @@ impl Hypervisor for VSphere {
         Ok(ours.collect())
     }
 
-    async fn create_snapshot(&self, vm: &VmId, name: &str, description: &str, quiesce: bool) -> Result<SnapshotId> {
-        let vm = Self::vm(vm);
+    fn quiescer(&self) -> &'static str {
+        "VMware Tools"
+    }
+
+    async fn create_snapshot(&self, request: &FreezeRequest<'_>) -> Result<Frozen> {
+        let FreezeRequest { vm, name, description, quiesce, .. } = *request;
+        let vm = Self::vm(&vm.info.moref);
         let task = self.client.create_snapshot(&vm, name, description, quiesce).await.map_err(from_vsphere)?;
         let result = self.client.wait_task(&task, &mut |_| {}, Some(self.create_limit)).await.map_err(from_vsphere)?;
         let moref = result.as_ref().and_then(vsphere::xml::Element::moref);
-        moref.map(|moref| SnapshotId(moref.value)).ok_or_else(|| {
+        let moref = moref.ok_or_else(|| {
             Error::new(Family::Failed, "the snapshot task ended well but names no snapshot")
                 .hint("look at the VM's snapshots; `stillframe cleanup` removes ours")
-        })
+        })?;
+        Ok(Frozen { id: SnapshotId(moref.value), quiesced: None, still: None })
+    }
+
+    fn point_of(&self, _: RunId) -> Option<String> {
+        None // a change id is a word of the host's, nothing that anybody could leave behind
+    }
+
+    async fn forget_point(&self, _: &VmId, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn prune_points(&self, _: &VmId, _: usize) -> Result<Vec<String>> {
+        Ok(Vec::new())
     }
 
     async fn frozen_disks(&self, snapshot: &SnapshotId) -> Result<Vec<Disk>> {

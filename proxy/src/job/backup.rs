@@ -8,8 +8,8 @@ use serde::Serialize;
 use vmdk_rs::{AdapterType, CreateOptions, ImageWriter, Subformat};
 
 use super::freeze::{choose_disks, consistency_of, frozen_disks, refuse_preexisting};
-use super::snapshot::{Made, Quiesce, make, remove_and_verify, still_there};
-use super::{Act, Cancel, Journal, Progress, Retry, RunId, cleanup};
+use super::snapshot::{Made, Quiesce, Wish, make, remove_and_verify, still_there};
+use super::{Act, Cancel, HostLimit, Journal, Progress, Retry, RunId, cleanup};
 use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
 use crate::export::{
@@ -17,7 +17,7 @@ use crate::export::{
     SkippedDisk, Staging, VmEntry, copy_disk, with_space_hint,
 };
 use crate::hypervisor::{Bus, Connected, Disk, DiskAddress, Power, VmConfig, VmInfo};
-use crate::transport::{self, Route, Transport};
+use crate::transport::{self, Route, Throttle, Transport};
 
 /// Disks copied side by side.
 const DISKS_AT_ONCE: usize = 4;
@@ -43,6 +43,10 @@ pub struct BackupOptions {
     pub exclude: Vec<String>,
     /// Read every disk a second time and compare: finds bytes that the host or the way to it got wrong.
     pub audit: bool,
+    /// How many runs may burden the host.
+    pub host: HostLimit,
+    /// Bytes a second that may be read from it, over all disks.
+    pub bandwidth: Option<u64>,
     /// How often the removal of the snapshot is tried.
     pub removals: Retry,
     /// The command, for the journal.
@@ -75,10 +79,11 @@ pub async fn backup(
 ) -> Result<BackupReport> {
     let began = std::time::Instant::now();
     let run = RunId::new();
-    let route = options.transport.route()?;
+    let route = options.transport.route(&connected.uri.scheme)?;
     let staging = Staging::plan(&options.target, run)?;
     let hypervisor = connected.hypervisor.as_ref();
     let _only_one = state.lock_vm(&connected.uri.place(), &vm.moref.0)?;
+    let _turn = options.host.turn(state, &connected.uri.place(), progress, cancel).await?;
     cleanup::reap(state, hypervisor, &connected.uri.to_string()).await;
     let config = cancel.or_stop(hypervisor.config(&vm.moref)).await?;
     let (disks, skipped) = choose_disks(&config, &options.exclude)?;
@@ -86,7 +91,8 @@ pub async fn backup(
     refuse_preexisting(connected, &config).await?;
 
     let mut journal = Journal::begin(state, run, &options.command, &connected.uri.to_string())?;
-    let work = Work { connected, config, options, progress, cancel, route, staging, skipped, run };
+    let throttle = options.bandwidth.map(Throttle::new);
+    let work = Work { connected, config, options, progress, cancel, route, throttle, staging, skipped, run };
     let result = cleanup::no_panic(work.run(&mut journal, &disks)).await;
     let manifest = match result {
         Ok(manifest) => manifest,
@@ -106,6 +112,7 @@ struct Work<'a> {
     progress: &'a Progress,
     cancel: &'a Cancel,
     route: Route,
+    throttle: Option<Throttle>,
     staging: Staging,
     skipped: Vec<SkippedDisk>,
     run: RunId,
@@ -127,8 +134,9 @@ impl Work<'_> {
         let files = self.cancel.or_stop(self.save_config_files(&mut warnings)).await?;
         let name = self.config.info.name.clone();
         self.progress.step(&format!("{name}: taking the snapshot"));
-        let snapshot = make(hypervisor, &self.config, self.options.quiesce, journal, self.cancel).await?;
-        let consistency = consistency_of(&self.config, &snapshot, self.options.quiesce, &mut warnings)?;
+        let wish = Wish { quiesce: self.options.quiesce, disks, route: self.route, since: &[], keep_point: true };
+        let snapshot = make(hypervisor, &self.config, &wish, journal, self.cancel).await?;
+        let consistency = consistency_of(hypervisor.quiescer(), &self.config, &snapshot, wish.quiesce, &mut warnings)?;
         let frozen = frozen_disks(hypervisor, &self.config, &snapshot, disks, &self.skipped).await?;
         let buffers = Buffers::default();
         let copies = self.copy_all(&snapshot, &frozen, &buffers).await;
@@ -152,6 +160,9 @@ impl Work<'_> {
         }
         let manifest = completed?;
         journal.settle(directory)?;
+        if let Some(point) = snapshot.point {
+            journal.settle(point)?; // its backup is there: from now on it stands for it
+        }
         removed.map_err(|left| {
             left.within(format!(
                 "the backup in {} is complete, but its snapshot is not gone",
@@ -205,7 +216,12 @@ impl Work<'_> {
         let link = self.connected.link();
         let open = || async {
             let open = transport::open(&link, self.route, &self.config, &snapshot.id, disk);
-            Ok::<Arc<dyn transport::FrozenDisk>, Error>(self.cancel.or_stop(open).await.map_err(within)?.into())
+            let disk = self.cancel.or_stop(open).await.map_err(within)?;
+            let disk = match &self.throttle {
+                Some(throttle) => throttle.limit(disk),
+                None => disk,
+            };
+            Ok::<Arc<dyn transport::FrozenDisk>, Error>(disk.into())
         };
         let source = open().await?;
         let file = image_name(disk);

@@ -92,6 +92,7 @@ pub fn runs(state: &StateDir) -> Result<Runs> {
 fn describe(act: &Act) -> String {
     match act {
         Act::Snapshot { vm_name, .. } => format!("snapshot of {vm_name}"),
+        Act::Point { vm_name, point, .. } => format!("checkpoint {point} of {vm_name}"),
         Act::Directory { path } => format!("incomplete directory {}", path.display()),
         Act::Mount { path, .. } => format!("mount on {}", path.display()),
         Act::DatastoreDirectory { path, .. } => format!("datastore directory {path}"),
@@ -130,6 +131,10 @@ async fn undo_on(hypervisor: &dyn Hypervisor, run: RunId, act: &OpenAct) -> Resu
     match &act.what {
         Act::Directory { .. } | Act::Mount { .. } => Ok(()), // they are undone without it
         Act::Snapshot { .. } => undo_snapshot(hypervisor, run, act).await,
+        Act::Point { vm, point, .. } => match hypervisor.forget_point(vm, point).await {
+            Err(gone) if gone.family() == Family::NoVm => Ok(()),
+            forgotten => forgotten,
+        },
         Act::DatastoreDirectory { datacenter, path } => {
             if hypervisor.is_marked(datacenter, path, run).await? {
                 return hypervisor.remove_folder(datacenter, path).await;
@@ -324,7 +329,7 @@ pub async fn reap(state: &StateDir, hypervisor: &dyn Hypervisor, uri: &str) {
         tracing::warn!("{}", error.line());
     }
     for mut recorded in found.dead {
-        let ours = |act: &OpenAct| act.what.is_local() || matches!(act.what, Act::Snapshot { .. });
+        let ours = |act: &OpenAct| act.what.is_local() || matches!(act.what, Act::Snapshot { .. } | Act::Point { .. });
         if recorded.begin.uri != uri || !recorded.journal().open_acts().iter().all(ours) {
             continue;
         }

@@ -57,6 +57,7 @@ pub(super) async fn refuse_preexisting(connected: &Connected, config: &VmConfig)
 
 /// In which state the frozen disks are. Where the guest was to be quiesced and was not, that is a warning, or an error if it was required.
 pub(super) fn consistency_of(
+    tools: &str,
     config: &VmConfig,
     snapshot: &Made,
     quiesce: Quiesce,
@@ -70,7 +71,7 @@ pub(super) fn consistency_of(
     if consistency == Consistency::CrashConsistent && quiesce != Quiesce::None {
         if quiesce == Quiesce::Require {
             return Err(Error::new(Family::Failed, format!("the host did not quiesce {}", config.info.name))
-                .hint("look at VMware Tools in the guest, or use --quiesce try"));
+                .hint(format!("look at {tools} in the guest, or use --quiesce try")));
         }
         warnings.push("the guest was not quiesced; its disks are crash-consistent".to_owned());
     }

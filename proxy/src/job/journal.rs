@@ -35,6 +35,15 @@ pub enum Act {
         /// Whether delta files without a snapshot were there before: then they are not this run's.
         unconsolidated: bool,
     },
+    /// A point in the change log of a VM, of which nothing may be left unless the backup that stands for it is complete.
+    Point {
+        /// The VM.
+        vm: VmId,
+        /// Its display name, for messages.
+        vm_name: String,
+        /// The hypervisor's name of the point.
+        point: String,
+    },
     /// A local directory that is not complete.
     Directory {
         /// Absolute path.

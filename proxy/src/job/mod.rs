@@ -13,6 +13,7 @@ mod progress;
 mod retry;
 mod run;
 mod snapshot;
+mod turn;
 
 pub use backup::{BackupOptions, BackupReport, backup};
 pub use cancel::Cancel;
@@ -23,5 +24,6 @@ pub use progress::{Meter, Progress, ProgressMode};
 pub use retry::{Retry, with_retries};
 pub use run::{RunId, SNAPSHOT_NAME, SNAPSHOT_NAMES, made_here, run_of};
 pub use snapshot::{Quiesce, remove_and_verify};
+pub use turn::HostLimit;
 
 pub(crate) use cleanup::{no_panic, undone};

@@ -69,7 +69,7 @@ pub struct KeepRequest {
 pub async fn keep(request: &KeepRequest, passwords: &PasswordSources, cancel: &Cancel, stay: bool) -> Result<Kept> {
     let uri: ConnectionUri = request.uri.parse()?;
     request.vm.parse::<Spec>()?;
-    request.hold.transport.route()?;
+    request.hold.transport.route(&uri.scheme)?;
     Directory::plan(&request.directory)?;
     // Asked for here, where there is a terminal. A lab's own is known to who connects to it.
     let password = match uri.scheme {

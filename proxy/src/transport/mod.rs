@@ -2,6 +2,7 @@
 
 mod https;
 mod remote_file;
+mod throttle;
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,6 +14,8 @@ use bytes::Bytes;
 
 pub(crate) use self::https::from_read;
 pub use self::https::{download, download_small, upload};
+pub use self::throttle::Throttle;
+use crate::config::Scheme;
 use crate::error::{Error, Family, Result};
 use crate::hypervisor::{Disk, Link, SnapshotId, VmConfig};
 
@@ -67,22 +70,37 @@ impl fmt::Display for Transport {
 pub enum Route {
     /// Datastore files over HTTPS.
     Https,
+    /// The hypervisor's own NBD server, in clear or over a local socket.
+    Nbd,
+    /// The hypervisor's own NBD server over TLS.
+    NbdSsl,
+    /// Files, LUNs and volumes that this machine reaches itself.
+    Direct,
 }
 
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Https => f.write_str("https"),
+            Self::Nbd => f.write_str("nbd"),
+            Self::NbdSsl => f.write_str("nbdssl"),
+            Self::Direct => f.write_str("direct"),
         }
     }
 }
 
 impl Transport {
-    /// The route that serves this wish.
+    /// The route that serves this wish at a hypervisor of this kind.
     ///
     /// # Errors
     /// [`Family::Unsupported`] if there is none yet.
-    pub fn route(self) -> Result<Route> {
+    pub fn route(self, at: &Scheme) -> Result<Route> {
+        match at {
+            Scheme::VCenter | Scheme::Esx | Scheme::Lab(_) => self.vsphere_route(),
+        }
+    }
+
+    fn vsphere_route(self) -> Result<Route> {
         match self {
             Self::Auto | Self::Https | Self::Nbd | Self::NbdSsl => Ok(Route::Https),
             Self::San | Self::HotAdd | Self::Cos => {
@@ -121,6 +139,11 @@ pub trait FrozenDisk: Send + Sync {
     /// Which spans need to be read.
     async fn allocation(&self) -> Allocation;
 
+    /// Which spans changed since an earlier `point` of this disk, as [`Disk::change_id`] named it then.
+    async fn changes(&self, point: &str) -> Allocation {
+        Allocation::Unknown(format!("this route cannot ask what changed since {point}"))
+    }
+
     /// The bytes of `span`, which lies inside the disk.
     async fn open(&self, span: Span) -> Result<Box<dyn ByteStream>>;
 
@@ -141,5 +164,8 @@ pub async fn open(
 ) -> Result<Box<dyn FrozenDisk>> {
     match (link, route) {
         (Link::VSphere(client), Route::Https) => https::open(client, vm, snapshot, disk).await,
+        (Link::VSphere(_), Route::Nbd | Route::NbdSsl | Route::Direct) => {
+            Err(Error::new(Family::Unsupported, format!("vSphere disks are not read over {route} yet")))
+        }
     }
 }
