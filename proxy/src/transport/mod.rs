@@ -1,6 +1,8 @@
 //! How do I get the bytes of this frozen disk? Each route hands out a [`FrozenDisk`]; none knows what the bytes are for.
 
+mod block_cache;
 mod https;
+mod nbd_disk;
 mod remote_file;
 mod throttle;
 
@@ -13,6 +15,7 @@ use blockdev::ReadAt;
 use bytes::Bytes;
 
 pub(crate) use self::https::from_read;
+pub(crate) use self::nbd_disk::{NbdDisk, nbd_error};
 pub use self::https::{download, download_small, upload};
 pub use self::throttle::Throttle;
 use crate::config::Scheme;

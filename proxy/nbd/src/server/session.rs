@@ -1,6 +1,7 @@
 //! The transmission phase of one connection: requests are read one after the other, done side by side, and answered as they end.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -158,7 +159,11 @@ impl<R: AsyncRead + Unpin> Session<R> {
         let thread = Arc::clone(&self.shared.threads).acquire_owned().await;
         let (agreed, replies) = (Arc::clone(&self.agreed), self.replies.clone());
         tokio::task::spawn_blocking(move || {
-            let answer = perform(&*agreed.entry.export, &request, style, &data);
+            // A client must not wait for ever because an export is faulty.
+            let work = AssertUnwindSafe(|| perform(&*agreed.entry.export, &request, style, &data));
+            let answer = catch_unwind(work).unwrap_or_else(|_| {
+                Answer::Refused(Refusal::new(errno::EIO, "the server has a fault, which its log describes"))
+            });
             drop(thread);
             let pieces = reply::encode(&request, style, answer);
             let _ = replies.send(Outgoing { pieces, _held: held }); // a writer that is gone has told why
