@@ -88,7 +88,7 @@ impl Error {
     }
 
     /// What a reply's error number says ("Error values"), with the server's own words if it sent some.
-    pub(crate) fn answered(what: impl fmt::Display, number: u32, message: &str) -> Self {
+    pub(crate) fn answered(number: u32, message: &str) -> Self {
         let (family, meaning) = match number {
             errno::EPERM => (Family::Refused, "operation not permitted"),
             errno::EIO => (Family::Io, "input/output error"),
@@ -101,7 +101,7 @@ impl Error {
             _ => (Family::Io, "an error that the protocol does not define"),
         };
         let words = if message.is_empty() { String::new() } else { format!(": {message}") };
-        Self::new(family, format!("{what}: the server says {meaning} (error {number}){words}"))
+        Self::new(family, format!("the server says {meaning} (error {number}){words}"))
     }
 
     /// The chain as one line, each text once.
@@ -143,8 +143,8 @@ mod tests {
 
     #[test]
     fn words_of_the_server_become_one_printable_line() {
-        let error = Error::answered("reading", errno::EIO, "disk\ngone \u{1b}[2J");
-        assert_eq!(error.to_string(), "reading: the server says input/output error (error 5): disk gone ?[2J");
+        let error = Error::answered(errno::EIO, "disk\ngone \u{1b}[2J");
+        assert_eq!(error.to_string(), "the server says input/output error (error 5): disk gone ?[2J");
         assert_eq!(error.family(), Family::Io);
     }
 
