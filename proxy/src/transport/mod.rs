@@ -2,6 +2,7 @@
 
 pub(crate) mod cached;
 mod https;
+mod nbd_disk;
 mod throttle;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 
 pub(crate) use self::https::from_read;
 pub use self::https::{download, download_small, upload};
+pub(crate) use self::nbd_disk::{NbdDisk, from_nbd};
 pub use self::throttle::Throttle;
 use crate::config::Scheme;
 use crate::error::{Error, Family, Result};
@@ -36,16 +38,6 @@ pub enum Transport {
     HotAdd,
     /// The service console, or datastores that the proxy has mounted.
     Cos,
-}
-
-/// An error of an NBD client, in the product's families.
-pub(crate) fn from_nbd(error: nbd::Error) -> Error {
-    let family = match error.family() {
-        nbd::Family::Usage => Family::Usage,
-        nbd::Family::Unsupported => Family::Unsupported,
-        _ => Family::Failed,
-    };
-    Error::new(family, error.to_string()).caused_by(error)
 }
 
 const NAMES: [(&str, Transport); 7] = [
