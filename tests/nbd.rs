@@ -136,10 +136,18 @@ async fn an_image_is_served_and_everybody_reads_the_same_disk() {
     assert!(bench.same("disk.raw", "ours.raw"));
     let blocks = std::os::unix::fs::MetadataExt::blocks(&fs::metadata(&copy).unwrap());
     assert!(blocks * 512 < 8 << 20, "holes stay holes: {blocks} blocks");
-    let info: Value = serde_json::from_str(&bench.ours(&["disk", "info", "--json", &uri]).await.succeeds().stdout).unwrap();
+    let info: Value =
+        serde_json::from_str(&bench.ours(&["disk", "info", "--json", &uri]).await.succeeds().stdout).unwrap();
     assert_eq!((&info["format"], &info["virtual-size"]), (&"raw".into(), &SIZE.into()));
-    let map: Value = serde_json::from_str(&bench.ours(&["disk", "map", "--json", &uri]).await.succeeds().stdout).unwrap();
-    let data: u64 = map.as_array().unwrap().iter().filter(|run| run["data"] == true).map(|run| run["length"].as_u64().unwrap()).sum();
+    let map: Value =
+        serde_json::from_str(&bench.ours(&["disk", "map", "--json", &uri]).await.succeeds().stdout).unwrap();
+    let data: u64 = map
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|run| run["data"] == true)
+        .map(|run| run["length"].as_u64().unwrap())
+        .sum();
     assert!((6 << 20..8 << 20).contains(&data), "{data} bytes of data");
     let refused = bench.ours(&["disk", "check", &uri]).await;
     refused.fails(2, &["nothing that could be checked"]);
@@ -181,10 +189,21 @@ async fn a_machine_boots_from_an_image_through_an_overlay_and_the_image_stays_as
     let before = fs::read(&disk).unwrap();
     let bench = Bench::new();
     let socket = bench.path("socket");
-    let serving = Serving::start(&["--socket", &socket, "--overlay", "--overlay-dir", bench.home.path().to_str().unwrap(), disk.to_str().unwrap()]).await;
+    let serving = Serving::start(&[
+        "--socket",
+        &socket,
+        "--overlay",
+        "--overlay-dir",
+        bench.home.path().to_str().unwrap(),
+        disk.to_str().unwrap(),
+    ])
+    .await;
     let uri = serving.uri();
     // The guest's disk is really writable: no snapshot of QEMU's own lies between.
-    run("qemu-io", &["-f", "raw", "-c", "write -f -P 0xab 0 1k", "-c", "read -P 0xab 0 1k", "-c", "write -z -u 0 64k", &uri]);
+    run(
+        "qemu-io",
+        &["-f", "raw", "-c", "write -f -P 0xab 0 1k", "-c", "read -P 0xab 0 1k", "-c", "write -z -u 0 64k", &uri],
+    );
     let first = run("qemu-io", &["-f", "raw", "-c", "read -P 0 0 64k", &uri]);
     assert!(!first.contains("failed"), "another client reads what the first one wrote: {first}");
     serving.end().await;
@@ -193,13 +212,20 @@ async fn a_machine_boots_from_an_image_through_an_overlay_and_the_image_stays_as
     let serving = Serving::start(&["--socket", &socket, "--overlay", disk.to_str().unwrap()]).await;
     let serial = bench.path("serial");
     let drive = format!("file={},format=raw,if=none,id=disk,cache=writeback", serving.uri());
-    let machine = words("-nodefaults -no-user-config -machine pc -accel tcg,thread=multi -cpu max -m 256 -display none -monitor none -no-reboot");
+    let machine = words(
+        "-nodefaults -no-user-config -machine pc -accel tcg,thread=multi -cpu max -m 256 -display none -monitor none -no-reboot",
+    );
     let mut machine: Vec<String> = machine.into_iter().map(str::to_owned).collect();
     machine.extend(["-serial".into(), format!("file:{serial}"), "-drive".into(), drive]);
     machine.extend(["-device".into(), "virtio-blk-pci,drive=disk,bootindex=0".into()]);
     let mut qemu = tokio::process::Command::new("qemu-system-x86_64");
-    qemu.args(&machine).env("TMPDIR", bench.home.path()).kill_on_drop(true).stdout(Stdio::null()).stderr(Stdio::piped());
-    let ended = tokio::time::timeout(Duration::from_secs(180), qemu.output()).await.expect("the machine does not end").unwrap();
+    qemu.args(&machine)
+        .env("TMPDIR", bench.home.path())
+        .kill_on_drop(true)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let ended =
+        tokio::time::timeout(Duration::from_secs(180), qemu.output()).await.expect("the machine does not end").unwrap();
     let said = String::from_utf8_lossy(&fs::read(&serial).unwrap()).into_owned();
     assert!(said.contains(facts["boot_line"].as_str().unwrap()), "{said}{}", String::from_utf8_lossy(&ended.stderr));
     serving.end().await;
@@ -303,10 +329,27 @@ fn certificates(bench: &Bench, name: &str) -> String {
     run("openssl", &[&key[..], &authority[..]].concat());
     for (role, usage) in [("server", "serverAuth"), ("client", "clientAuth")] {
         let request = words("req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=leaf");
-        let [wish, own, signed, extra] = ["csr", "key.pem", "cert.pem", "ext"].map(|end| path(&format!("{role}-{end}")));
+        let [wish, own, signed, extra] =
+            ["csr", "key.pem", "cert.pem", "ext"].map(|end| path(&format!("{role}-{end}")));
         run("openssl", &[&request[..], &["-keyout", &own, "-out", &wish]].concat());
         fs::write(&extra, format!("subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage={usage}\n")).unwrap();
-        let sign = ["x509", "-req", "-in", &wish, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial", "-days", "30", "-out", &signed, "-extfile", &extra];
+        let sign = [
+            "x509",
+            "-req",
+            "-in",
+            &wish,
+            "-CA",
+            &ca,
+            "-CAkey",
+            &ca_key,
+            "-CAcreateserial",
+            "-days",
+            "30",
+            "-out",
+            &signed,
+            "-extfile",
+            &extra,
+        ];
         run("openssl", &sign);
     }
     folder
@@ -320,7 +363,17 @@ async fn over_tls_the_wrong_ones_are_told_in_one_line() {
     let bench = Bench::new();
     let (ours, theirs) = (certificates(&bench, "ours"), certificates(&bench, "theirs"));
     let disk = bench.path("disk.raw");
-    let serving = Serving::start(&["--listen", "127.0.0.1:0", "--tls-certificates", &ours, "--tls-verify-peer", "--export-name", "x", &disk]).await;
+    let serving = Serving::start(&[
+        "--listen",
+        "127.0.0.1:0",
+        "--tls-certificates",
+        &ours,
+        "--tls-verify-peer",
+        "--export-name",
+        "x",
+        &disk,
+    ])
+    .await;
     let uri = serving.uri();
     assert!(uri.starts_with("nbds://localhost:"), "{uri}");
     let with = |folder: &str| format!("{uri}?tls-certificates={folder}");
@@ -343,7 +396,9 @@ async fn what_cannot_be_served_or_read_is_one_line_and_its_exit_code() {
     serve(&["--socket", &socket, bench.home.path().to_str().unwrap()]).await.fails(2, &["no catalog"]);
     serve(&["--socket", &bench.path("disk.raw"), &disk]).await.fails(6, &["no socket"]);
     serve(&["--socket", &bench.path(&"x".repeat(200)), &disk]).await.fails(2, &["cannot listen"]);
-    serve(&["--socket", &socket, "--tls-certificates", &bench.path("nowhere"), &disk]).await.fails(1, &["server-cert.pem"]);
+    serve(&["--socket", &socket, "--tls-certificates", &bench.path("nowhere"), &disk])
+        .await
+        .fails(1, &["server-cert.pem"]);
     assert_eq!(serve(&[&disk]).await.code, 2, "no place is named");
     let serving = Serving::start(&["--socket", &socket, "--export-name", "x", &disk]).await;
     serve(&["--socket", &socket, &disk]).await.fails(6, &["somebody answers"]);

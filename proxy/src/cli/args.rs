@@ -6,8 +6,8 @@ use vmdk_rs::Subformat;
 use zeroize::Zeroizing;
 
 use super::disk_args::DiskArgs;
-use super::nbd::NbdArgs;
 use super::mount_args::{FsArgs, MountArgs, MountsArgs, UnmountArgs};
+use super::nbd::NbdArgs;
 use super::output::ShowArgs;
 use crate::config::{ConnectionUri, PasswordSources, TlsChoice};
 use crate::error::{Error, Family, Result};

@@ -8,7 +8,9 @@ use crate::disk::SourceFormat;
 use crate::error::{Context, Error, Family, Result};
 use crate::export::CATALOG_NAME;
 use crate::job::{Cancel, HoldOptions, Progress};
-use crate::mount::{ImageSpec, KeepRequest, MountSpec, Program, Report, Unmounted, keep, keep_images, mounts, start, unmount};
+use crate::mount::{
+    ImageSpec, KeepRequest, MountSpec, Program, Report, Unmounted, keep, keep_images, mounts, start, unmount,
+};
 
 pub(super) async fn run(args: MountArgs) -> Result<()> {
     if args.images.is_empty() {

@@ -24,8 +24,9 @@ pub(crate) fn uri_of(path: &Path) -> Result<Option<Uri>> {
 pub(super) fn check_spec(spec: &SourceSpec) -> Result<()> {
     let wrong = |what: &str| Err(Error::new(Family::Usage, format!("{what} does not go with an NBD URI")));
     match spec.format {
-        Some(SourceFormat::Vmdk) => wrong("the format vmdk")
-            .map_err(|e: Error| e.hint("an export is the bytes of a disk; what the server reads them from is its business")),
+        Some(SourceFormat::Vmdk) => wrong("the format vmdk").map_err(|e: Error| {
+            e.hint("an export is the bytes of a disk; what the server reads them from is its business")
+        }),
         _ if !spec.map.is_empty() => wrong("--map"),
         _ => Ok(()),
     }

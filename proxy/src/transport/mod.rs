@@ -15,8 +15,8 @@ use blockdev::ReadAt;
 use bytes::Bytes;
 
 pub(crate) use self::https::from_read;
-pub(crate) use self::nbd_disk::{NbdDisk, nbd_error};
 pub use self::https::{download, download_small, upload};
+pub(crate) use self::nbd_disk::{NbdDisk, nbd_error};
 pub use self::throttle::Throttle;
 use crate::config::Scheme;
 use crate::error::{Error, Family, Result};
