@@ -1,6 +1,5 @@
 //! Disks for NBD clients.
 
-use std::future::Future;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -213,8 +212,8 @@ fn uri_of(place: &Place, address: Option<SocketAddr>, encrypted: bool, name: &st
 /// Returns when there was a client and none is left.
 async fn last_gone(mut clients: watch::Receiver<Clients>) {
     loop {
-        let gone = clients.wait_for(|clients| clients.served > 0 && clients.connected == 0).await;
-        if gone.is_err() || nobody_comes(&mut clients, LINGER).await {
+        let gone = clients.wait_for(|clients| clients.served > 0 && clients.connected == 0).await.is_ok();
+        if !gone || nobody_comes(&mut clients, LINGER).await {
             return;
         }
     }
@@ -223,14 +222,13 @@ async fn last_gone(mut clients: watch::Receiver<Clients>) {
 /// Returns when for `long` nobody was connected.
 async fn none_for(mut clients: watch::Receiver<Clients>, long: Duration) {
     loop {
-        let gone = clients.wait_for(|clients| clients.connected == 0).await;
-        if gone.is_err() || nobody_comes(&mut clients, long).await {
+        let gone = clients.wait_for(|clients| clients.connected == 0).await.is_ok();
+        if !gone || nobody_comes(&mut clients, long).await {
             return;
         }
     }
 }
 
-fn nobody_comes(clients: &mut watch::Receiver<Clients>, long: Duration) -> impl Future<Output = bool> {
-    let come = clients.wait_for(|clients| clients.connected > 0);
-    async move { tokio::time::timeout(long, come).await.is_err() }
+async fn nobody_comes(clients: &mut watch::Receiver<Clients>, long: Duration) -> bool {
+    tokio::time::timeout(long, clients.wait_for(|clients| clients.connected > 0)).await.is_err()
 }
