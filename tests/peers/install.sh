@@ -2,6 +2,7 @@
 # Installs the real peers that the tests meet, below target/peers. Debian 12 on amd64, as root, no systemd.
 #
 #   tests/peers/install.sh            all that the tests need
+#   tests/peers/install.sh kvm        only libvirt, its development files, and all that its guests need
 #   tests/peers/install.sh guestfs    what only a benchmark needs; see there
 #
 # What is there already is kept, so a second run takes a moment. Nothing is started.
@@ -39,6 +40,16 @@ products=(restic borgbackup rsync)
 # qemu-img judges every VMDK; the machine boots what was restored.
 qemu=(qemu-utils qemu-system-x86 seabios)
 
+# A libvirt host of our own with running guests, and what the program's libvirt adapter is built with.
+hypervisor=(
+    libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients # the daemons and virsh
+    libvirt-dev pkg-config gcc libc6-dev                             # the cargo feature `libvirt`
+    qemu-system-x86 qemu-utils qemu-block-extra seabios ipxe-qemu    # machines, qemu-nbd, disks on iSCSI
+    nbdkit libnbd-bin gnutls-bin                                     # other NBD servers and clients
+    virtnbdbackup                                                    # the backup product beside which ours is measured
+    ovmf swtpm swtpm-tools                                           # machines with UEFI and a TPM
+)
+
 # libFuzzer, which tests/fuzz is built with, is C++.
 fuzz() {
     apt_stable g++
@@ -47,6 +58,12 @@ fuzz() {
 packages() {
     apt_stable "${judges[@]}" "${fixture[@]}" "${vsphere[@]}" "${products[@]}"
     apt_backports "${qemu[@]}"
+}
+
+kvm() {
+    apt_backports "${hypervisor[@]}"
+    apt_stable "${fixture[@]}" ntfs-3g dosfstools mtools e2fsprogs fdisk
+    "$here/kvm/guest.sh" "$peers/kvm"
 }
 
 govmomi() {
@@ -103,7 +120,7 @@ if [ "$(dpkg --print-architecture 2>/dev/null)" != amd64 ]; then
     exit 1
 fi
 export PATH=$PATH:/usr/sbin:/sbin
-if [ $# -eq 0 ]; then set -- packages fuzz govmomi pyvmomi vmdk dissect linux; fi
+if [ $# -eq 0 ]; then set -- packages fuzz govmomi pyvmomi vmdk dissect linux kvm; fi
 for part in "$@"; do
     echo "peers: $part"
     $part

@@ -3,6 +3,7 @@
 //! `tests/run` installs the peers and names their folder in `STILLFRAME_PEERS`. Without it a test that needs one skips,
 //! and says why; where `CI` is `true` nothing may skip, and the test fails.
 
+pub mod kvm;
 mod proof;
 mod stage;
 
