@@ -11,7 +11,7 @@ mod staging;
 
 pub use catalog::{Catalog, CatalogError};
 pub use copy::{BlockSink, Buffers, Copied, CopyOptions, Discard, copy_disk};
-pub use digest::{BLOCK, DiskDigest, OrderedDigest, digest_of};
+pub use digest::{BLOCK, DiskDigest, OrderedDigest, SparseDigest, digest_of};
 pub use manifest::{Consistency, DiskEntry, FileEntry, MANIFEST_NAME, Manifest, SkippedDisk, VmEntry};
 pub use staging::Staging;
 pub(crate) use staging::with_space_hint;
