@@ -4,6 +4,7 @@
 //! [`Link`] and read through that.
 
 mod connect;
+mod domain_host;
 mod model;
 mod spec;
 mod vsphere;
@@ -11,6 +12,7 @@ mod vsphere;
 use async_trait::async_trait;
 
 pub use self::connect::{Connected, connect};
+pub use self::domain_host::DomainHost;
 pub use self::model::{
     Bus, ConfigFile, Disk, DiskAddress, FreezeRequest, Frozen, HypervisorKind, NativeDisk, Place, Power, RebuildTarget,
     RebuildWish, Snapshot, SnapshotId, VmConfig, VmId, VmInfo,
@@ -81,6 +83,11 @@ pub trait Hypervisor: Send + Sync {
 
     /// Whether delta files were left that no snapshot owns.
     async fn needs_consolidation(&self, vm: &VmId) -> Result<bool>;
+
+    /// The face for restores of a hypervisor whose machines are domains with files; vSphere takes them by the methods below.
+    fn domains(&self) -> Option<&dyn DomainHost> {
+        None
+    }
 
     /// Where a VM can be rebuilt: `wish` completed with what the server has.
     async fn target(&self, wish: &RebuildWish) -> Result<RebuildTarget>;
