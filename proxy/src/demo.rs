@@ -16,7 +16,8 @@ use crate::error::{Context, Error, Family, Result};
 use crate::export::Consistency;
 use crate::hypervisor::{Connected, VmInfo, connect};
 use crate::job::{BackupOptions, Cancel, HostLimit, Progress, Quiesce, Retry, backup};
-use crate::restore::{Backup, RestoreOptions, plan, restore, verify};
+use crate::restore::vsphere::{RestoreOptions, plan, restore};
+use crate::restore::{Backup, verify};
 use crate::transport::Transport;
 
 /// One thing that was shown.

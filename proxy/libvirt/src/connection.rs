@@ -214,6 +214,14 @@ impl Connection {
         self.call("virNetworkGetDHCPLeases", blocking::Connection::leases).await
     }
 
+    /// The names of the networks.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn networks(&self) -> Result<Vec<String>> {
+        self.call("virConnectListAllNetworks", blocking::Connection::networks).await
+    }
+
     /// The storage pools.
     ///
     /// # Errors

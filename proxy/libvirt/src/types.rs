@@ -188,6 +188,8 @@ pub struct Undefine {
     pub managed_save: bool,
     /// The file of firmware variables: `Some(true)` removes it, `Some(false)` keeps it.
     pub nvram: Option<bool>,
+    /// The state of a TPM, likewise.
+    pub tpm: Option<bool>,
 }
 
 /// A storage pool.

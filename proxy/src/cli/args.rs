@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 
 use super::disk_args::DiskArgs;
 use super::mount_args::{FsArgs, MountArgs, MountsArgs, UnmountArgs};
+use super::nbd::NbdArgs;
 use super::output::ShowArgs;
 use crate::config::{ConnectionUri, PasswordSources, TlsChoice};
 use crate::error::{Error, Family, Result};
@@ -42,6 +43,8 @@ pub(super) enum Command {
     Cleanup(CleanupArgs),
     /// Look into disk images, check and convert them
     Disk(DiskArgs),
+    /// Serve disks to NBD clients
+    Nbd(NbdArgs),
     /// Show the files in disk images under drive letters, read-only
     Mount(MountArgs),
     /// End a mount and remove the directory that it made

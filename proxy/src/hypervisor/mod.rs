@@ -4,6 +4,7 @@
 //! [`Link`] and read through that.
 
 mod connect;
+mod domain_host;
 mod fault;
 #[cfg(feature = "libvirt")]
 mod libvirt;
@@ -14,9 +15,10 @@ mod vsphere;
 use async_trait::async_trait;
 
 pub use self::connect::{Connected, connect};
+pub use self::domain_host::DomainHost;
 pub use self::model::{
-    Bus, ConfigFile, Disk, DiskAddress, FreezeRequest, Frozen, NativeDisk, NbdDisk, Place, Power, RebuildTarget, RebuildWish,
-    Snapshot, SnapshotId, VmConfig, VmId, VmInfo,
+    Bus, ConfigFile, Disk, DiskAddress, FreezeRequest, Frozen, HypervisorKind, NativeDisk, NbdExport, Place, Power,
+    RebuildTarget, RebuildWish, Snapshot, SnapshotId, VmConfig, VmId, VmInfo,
 };
 pub use self::spec::Spec;
 pub use self::vsphere::VSphere;
@@ -42,6 +44,11 @@ pub enum Link {
 pub trait Hypervisor: Send + Sync {
     /// The product, its version and where it is, for people.
     fn describe(&self) -> String;
+
+    /// Whose machines these are.
+    fn kind(&self) -> HypervisorKind {
+        HypervisorKind::VSphere
+    }
 
     /// The connection that transports read through.
     fn link(&self) -> Link;
@@ -102,6 +109,11 @@ pub trait Hypervisor: Send + Sync {
 
     /// Whether delta files were left that no snapshot owns.
     async fn needs_consolidation(&self, vm: &VmId) -> Result<bool>;
+
+    /// The face for restores of a hypervisor whose machines are domains with files; vSphere takes them by the methods below.
+    fn domains(&self) -> Option<&dyn DomainHost> {
+        None
+    }
 
     /// Where a VM can be rebuilt: `wish` completed with what the server has.
     async fn target(&self, wish: &RebuildWish) -> Result<RebuildTarget>;

@@ -28,6 +28,17 @@ impl fmt::Display for SnapshotId {
     }
 }
 
+/// A product that runs VMs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HypervisorKind {
+    /// ESX, with or without vCenter. Backups that say nothing are of it.
+    #[default]
+    VSphere,
+    /// QEMU under libvirt.
+    Libvirt,
+}
+
 /// Whether a VM runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -222,12 +233,12 @@ pub enum NativeDisk {
     /// A disk as it runs, which has to be frozen before anybody can read it.
     Live,
     /// A frozen disk behind an NBD server.
-    Nbd(Box<NbdDisk>),
+    Nbd(Box<NbdExport>),
 }
 
 /// A frozen disk that an NBD server exports.
 #[derive(Clone, Debug)]
-pub struct NbdDisk {
+pub struct NbdExport {
     /// The export.
     pub uri: ::nbd::Uri,
     /// The point since which the server knows what changed, and the name of the context that tells.

@@ -223,7 +223,10 @@ impl Work<'_> {
 
     async fn copy_all(&self, snapshot: &Made, frozen: &[Disk], buffers: &Buffers) -> Result<Vec<Copying>> {
         let copies = frozen.iter().map(|disk| OneDisk { work: self, snapshot, disk, buffers });
-        stream::iter(copies.map(async |one: OneDisk<'_>| one.copy().await)).buffered(self.options.disks_at_once.max(1)).try_collect().await
+        stream::iter(copies.map(async |one: OneDisk<'_>| one.copy().await))
+            .buffered(self.options.disks_at_once.max(1))
+            .try_collect()
+            .await
     }
 
     /// What a person should know of a disk that was read whole.
@@ -266,6 +269,7 @@ impl Work<'_> {
             server: self.connected.hypervisor.describe(),
             vm: VmEntry {
                 name: info.name.clone(),
+                hypervisor: self.connected.hypervisor.kind(),
                 uuid: info.uuid.clone(),
                 instance_uuid: info.instance_uuid.clone(),
                 moref: info.moref.0.clone(),

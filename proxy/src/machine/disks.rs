@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::xml::Element;
+use crate::hypervisor::{Bus, DiskAddress};
 
 /// Chains of backing files are longer than this only by mistake; libvirt stops at 200.
 const MAX_CHAIN: usize = 200;
@@ -215,6 +216,31 @@ impl DomainDisk {
         })
     }
 
+    /// Where it is plugged in, in the words of catalogs and command lines: `virtio0:0` for vda, `scsi0:1` by its place on a SCSI controller.
+    /// None for buses that we do not know.
+    #[must_use]
+    pub fn address(&self) -> Option<DiskAddress> {
+        let bus = match self.bus.as_str() {
+            "virtio" => Bus::Virtio,
+            "scsi" => Bus::Scsi,
+            "sata" => Bus::Sata,
+            "ide" => Bus::Ide,
+            "usb" => Bus::Usb,
+            _ => return None,
+        };
+        let (controller, unit) = match (bus, self.drive) {
+            (Bus::Ide, Some(drive)) => (drive.controller.checked_mul(2)?.checked_add(drive.bus)?, drive.unit),
+            (Bus::Sata, Some(drive)) => (drive.controller, drive.unit),
+            // A target and a LUN make one number; nearly always one of them is 0.
+            (Bus::Scsi, Some(drive)) => {
+                let target = drive.bus.checked_mul(1 << 16)?.checked_add(drive.target.checked_mul(256)?)?;
+                (drive.controller, target.checked_add(drive.unit)?)
+            }
+            _ => (0, target_number(&self.target)?),
+        };
+        Some(DiskAddress { bus, controller, unit })
+    }
+
     /// Whether this is a disk with data of its own, not a CD-ROM, a floppy or a device passed through.
     #[must_use]
     pub fn is_disk(&self) -> bool {
@@ -284,6 +310,23 @@ mod tests {
             assert_eq!((target_number(name), target_name("vd", number)), (Some(number), name.to_owned()));
         }
         assert_eq!((target_number("vd"), target_number("nvme0n1"), target_number("vda1")), (None, None, None));
+    }
+
+    #[test]
+    fn a_disk_has_the_address_of_its_controller_or_its_name() {
+        let address = |text: &str| {
+            let disk = Element::parse(&format!("<disk>{text}</disk>")).unwrap();
+            DomainDisk::read(&disk).unwrap().address().map(|address| address.to_string())
+        };
+        let drive = |target: &str, place: &str| address(&format!("{target}<address type='drive' {place}/>"));
+        assert_eq!(address("<target dev='vdc' bus='virtio'/><address type='pci'/>").as_deref(), Some("virtio0:2"));
+        let scsi = "<target dev='sdf' bus='scsi'/>";
+        assert_eq!(drive(scsi, "controller='1' bus='0' target='0' unit='3'").as_deref(), Some("scsi1:3"));
+        assert_eq!(drive(scsi, "controller='0' bus='0' target='2' unit='1'").as_deref(), Some("scsi0:513"));
+        assert_eq!(address(scsi).as_deref(), Some("scsi0:5"));
+        assert_eq!(drive("<target dev='hdd' bus='ide'/>", "bus='1' unit='1'").as_deref(), Some("ide1:1"));
+        assert_eq!(drive("<target dev='sda' bus='sata'/>", "unit='4'").as_deref(), Some("sata0:4"));
+        assert_eq!((address("<target dev='xvda' bus='xen'/>"), address("<target dev='x'/>")), (None, None));
     }
 
     #[test]

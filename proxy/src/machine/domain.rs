@@ -293,6 +293,14 @@ impl Domain {
         devices.named("interface").map(read_interface).collect()
     }
 
+    /// The model of SCSI controller `index`, if it is said.
+    #[must_use]
+    pub fn scsi_model(&self, index: u32) -> Option<String> {
+        let mut controllers = self.root.child("devices")?.named("controller").filter(|c| c.get("type") == Some("scsi"));
+        let index = index.to_string();
+        controllers.find(|c| c.get("index").unwrap_or("0") == index)?.get("model").map(str::to_owned)
+    }
+
     /// The boot order by kinds (`hd`, `cdrom`, `network`, `fd`), which a domain has instead of orders at its devices.
     #[must_use]
     pub fn boot_kinds(&self) -> Vec<String> {
@@ -354,6 +362,45 @@ impl Domain {
         }
         let source = Element::new("source").attr("network", network);
         interface.insert_before("model", source);
+    }
+
+    /// Leaves network card `index` without a link.
+    pub fn unplug(&mut self, index: usize) {
+        self.set_network(index, "");
+        let Some(interface) = self.device_mut("interface", index) else { return };
+        interface.set("type", "user");
+        interface.remove("source");
+        interface.remove("link");
+        interface.push(Element::new("link").attr("state", "down"));
+    }
+
+    /// Gives it another machine type.
+    pub fn set_machine(&mut self, machine: &str) {
+        let kind = self.root.child_mut("os").and_then(|os| os.child_mut("type"));
+        if let Some(kind) = kind {
+            kind.set("machine", machine);
+        }
+    }
+
+    /// Lets libvirt choose the code of the firmware, of the same kind.
+    pub fn forget_loader(&mut self) {
+        let (firmware, secure) = (self.firmware().to_string(), self.secure_boot());
+        let Some(os) = self.root.child_mut("os") else { return };
+        os.remove("loader");
+        os.set("firmware", &firmware);
+        if os.child("firmware").is_none() && firmware == "efi" {
+            let enabled = if secure { "yes" } else { "no" };
+            let feature = Element::new("feature").attr("enabled", enabled).attr("name", "secure-boot");
+            os.push(Element::new("firmware").with(feature));
+        }
+        self.forget_template();
+    }
+
+    /// No longer names what a new file of variables would be copied from.
+    pub fn forget_template(&mut self) {
+        let Some(nvram) = self.root.child_mut("os").and_then(|os| os.child_mut("nvram")) else { return };
+        nvram.unset("template");
+        nvram.unset("templateFormat");
     }
 
     /// Points disk `target` at a new place. Chains below, locks and jobs of the old place go.

@@ -3,8 +3,11 @@
 //! Nothing here talks to a hypervisor. Texts come from backups and hosts, so sizes and depths are bounded, and what is not known is
 //! kept.
 
+pub mod convert;
 mod disks;
 mod domain;
+pub mod rehome;
+pub(crate) mod vmx;
 mod xml;
 
 pub use self::disks::{DomainDisk, DriveAddress, NetworkHost, Source, target_name, target_number};

@@ -1,9 +1,10 @@
 //! How do I get the bytes of this frozen disk? Each route hands out a [`FrozenDisk`]; none knows what the bytes are for.
 
+pub(crate) mod cached;
 mod host_file;
 mod https;
 mod nbd;
-mod remote_file;
+mod nbd_disk;
 mod throttle;
 
 use std::fmt;
@@ -15,9 +16,8 @@ use blockdev::ReadAt;
 use bytes::Bytes;
 
 pub(crate) use self::https::from_read;
-#[cfg(feature = "libvirt")]
-pub(crate) use self::nbd::from_nbd;
 pub use self::https::{download, download_small, upload};
+pub(crate) use self::nbd_disk::{NbdDisk, from_nbd};
 pub use self::throttle::Throttle;
 use crate::config::Scheme;
 use crate::error::{Error, Family, Result};

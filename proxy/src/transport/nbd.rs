@@ -8,9 +8,9 @@ use blockdev::ReadAt;
 use bytes::Bytes;
 use nbd::{Client, Options, ReadStream, Status};
 
-use super::{Allocation, ByteStream, FrozenDisk, Span};
+use super::{Allocation, ByteStream, FrozenDisk, NbdDisk, Span, from_nbd};
 use crate::error::{Error, Family, Result};
-use crate::hypervisor::{Disk, Fault, NbdDisk, with_fault};
+use crate::hypervisor::{Disk, Fault, NbdExport, with_fault};
 
 /// The context that tells data from holes and zeros.
 const ALLOCATION: &str = "base:allocation";
@@ -20,12 +20,12 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_RUNS: usize = 4 << 20;
 
 /// Opens a frozen disk.
-pub(super) async fn open(frozen: &NbdDisk, disk: &Disk) -> Result<Box<dyn FrozenDisk>> {
+pub(super) async fn open(frozen: &NbdExport, disk: &Disk) -> Result<Box<dyn FrozenDisk>> {
     let mut contexts = vec![ALLOCATION.to_owned()];
     contexts.extend(frozen.changes.as_ref().map(|(_, context)| context.clone()));
     let options = Options { contexts, timeout: TIMEOUT, ..Options::default() };
     let what = || format!("cannot read {} over NBD", disk.file);
-    let client = Client::connect(&frozen.uri, &options).await.map_err(|e| from_nbd(e).within(what()))?;
+    let client = Client::connect(&frozen.uri, &options).await.map_err(|e| from_server(e).within(what()))?;
     if client.size() != disk.capacity {
         let what = format!("{} has {} bytes, and its export {}", disk.file, disk.capacity, client.size());
         return Err(Error::new(Family::Corrupt, what).hint("the disk was resized meanwhile; run it again"));
@@ -94,7 +94,7 @@ impl FrozenDisk for NbdFrozen {
     }
 
     fn reader(&self) -> Arc<dyn ReadAt> {
-        Arc::new(self.client.disk(tokio::runtime::Handle::current()))
+        Arc::new(NbdDisk::new(self.client.clone(), tokio::runtime::Handle::current()))
     }
 }
 
@@ -103,29 +103,24 @@ struct Bytestream(ReadStream);
 #[async_trait]
 impl ByteStream for Bytestream {
     async fn next(&mut self) -> Result<Option<Bytes>> {
-        self.0.next().await.map_err(from_nbd)
+        self.0.next().await.map_err(from_server)
     }
 }
 
-/// What the NBD library says, in the product's families.
-pub(crate) fn from_nbd(error: nbd::Error) -> Error {
+/// What a server of frozen disks did, with what to do about it.
+fn from_server(error: nbd::Error) -> Error {
     use nbd::Family as Theirs;
-    let (family, hint) = match error.family() {
-        Theirs::Unsupported => (Family::Unsupported, None),
-        Theirs::Changed => (Family::Corrupt, Some("the disk was changed under the backup; run it again")),
-        Theirs::Tls => (Family::Failed, Some("check the certificates: nbd-tls=DIR in the connection URI names ours, backup_tls_x509_cert_dir in qemu.conf the host's")),
-        Theirs::NotFound => (Family::Failed, Some("the export, its socket or a certificate is not there; did the machine stop?")),
-        _ => (Family::Failed, None),
+    let hint = match error.family() {
+        Theirs::Changed => "the disk was changed under the backup; run it again",
+        Theirs::Tls => {
+            "check the certificates: nbd-tls=DIR in the connection URI names ours, backup_tls_x509_cert_dir in qemu.conf the host's"
+        }
+        Theirs::NotFound => "the export, its socket or a certificate is not there; did the machine stop?",
+        Theirs::Timeout | Theirs::Protocol => {
+            let line = error.line();
+            return with_fault(Error::new(from_nbd(error).family(), "the NBD server failed"), Fault::MayPass, line);
+        }
+        _ => return from_nbd(error),
     };
-    let passes = matches!(error.family(), Theirs::Timeout | Theirs::Protocol);
-    let line = error.line();
-    let ours = if passes {
-        with_fault(Error::new(family, "the NBD server failed"), Fault::MayPass, line)
-    } else {
-        Error::new(family, line)
-    };
-    match hint {
-        Some(hint) => ours.hint(hint),
-        None => ours,
-    }
+    from_nbd(error).hint(hint)
 }

@@ -332,6 +332,8 @@ impl Domain {
             (what.managed_save, sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE),
             (what.nvram == Some(true), sys::VIR_DOMAIN_UNDEFINE_NVRAM),
             (what.nvram == Some(false), sys::VIR_DOMAIN_UNDEFINE_KEEP_NVRAM),
+            (what.tpm == Some(true), sys::VIR_DOMAIN_UNDEFINE_TPM),
+            (what.tpm == Some(false), sys::VIR_DOMAIN_UNDEFINE_KEEP_TPM),
         ]);
         // SAFETY: the pointer is valid while self lives.
         check("virDomainUndefineFlags", unsafe { sys::virDomainUndefineFlags(self.ptr.as_ptr(), flags) }).map(drop)

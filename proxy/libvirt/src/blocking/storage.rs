@@ -33,6 +33,20 @@ impl Connection {
         Ok(leases)
     }
 
+    /// The names of the networks.
+    ///
+    /// # Errors
+    /// libvirt's.
+    pub fn networks(&self) -> Result<Vec<String>> {
+        let mut array = ptr::null_mut();
+        // SAFETY: the pointer is valid while self lives; the array is taken over with all in it.
+        let networks = unsafe {
+            let count = sys::virConnectListAllNetworks(self.ptr.as_ptr(), &raw mut array, 0);
+            list("virConnectListAllNetworks", count, array, |ptr| Network { ptr })?
+        };
+        Ok(networks.iter().map(Network::name).collect())
+    }
+
     /// The storage pools.
     ///
     /// # Errors
@@ -67,9 +81,13 @@ impl Connection {
 }
 
 impl Network {
-    fn leases(&self) -> Result<Vec<Lease>> {
+    fn name(&self) -> String {
         // SAFETY: the pointer is valid while self lives; the text is the object's own.
-        let network = unsafe { text(sys::virNetworkGetName(self.ptr.as_ptr())) }.unwrap_or_default();
+        unsafe { text(sys::virNetworkGetName(self.ptr.as_ptr())) }.unwrap_or_default()
+    }
+
+    fn leases(&self) -> Result<Vec<Lease>> {
+        let network = self.name();
         let mut array = ptr::null_mut();
         // SAFETY: the array is taken over with all in it; each lease is freed after it was copied.
         unsafe {

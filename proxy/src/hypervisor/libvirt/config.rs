@@ -7,9 +7,9 @@ use libvirt::{Domain as Handle, State, XmlKind};
 use super::errors::from_libvirt;
 use crate::error::{Error, Family, Result};
 use crate::hypervisor::{
-    Bus, ConfigFile, Disk, DiskAddress, NativeDisk, Place, Power, VmConfig, VmId, VmInfo,
+    ConfigFile, Disk, DiskAddress, NativeDisk, Place, Power, VmConfig, VmId, VmInfo,
 };
-use crate::machine::{Domain, DomainDisk, Firmware, target_number};
+use crate::machine::{Domain, DomainDisk, Firmware};
 
 /// The virtual hardware that images are made for: what current VMware products run.
 const HARDWARE_VERSION: u32 = 19;
@@ -184,33 +184,10 @@ fn obstacle(disk: &DomainDisk) -> Option<String> {
     Some(what.into())
 }
 
-/// Where a disk is plugged in. On IDE the channel is the controller, as VMware counts.
 fn address(disk: &DomainDisk) -> Result<DiskAddress> {
-    let number = target_number(&disk.target).unwrap_or_default();
-    let drive = disk.drive;
-    let on = |bus, controller, unit| Ok(DiskAddress { bus, controller, unit });
-    match (disk.bus.as_str(), drive) {
-        ("virtio", _) => on(Bus::Virtio, 0, number),
-        ("usb", _) => on(Bus::Usb, 0, number),
-        ("ide", Some(at)) => on(Bus::Ide, at.controller.saturating_mul(2).saturating_add(at.bus), at.unit),
-        ("sata", Some(at)) => on(Bus::Sata, at.controller, at.unit),
-        ("nvme", Some(at)) => on(Bus::Nvme, at.controller, at.unit),
-        ("scsi", Some(at)) => {
-            // A target and a LUN make one number; nearly always one of them is 0.
-            let unit = at.bus.saturating_mul(1 << 16).saturating_add(at.target.saturating_mul(256)).saturating_add(at.unit);
-            on(Bus::Scsi, at.controller, unit)
-        }
-        ("ide" | "sata" | "scsi" | "nvme", None) => {
-            let bus = match disk.bus.as_str() {
-                "ide" => Bus::Ide,
-                "sata" => Bus::Sata,
-                "nvme" => Bus::Nvme,
-                _ => Bus::Scsi,
-            };
-            on(bus, 0, number)
-        }
-        (other, _) => Err(Error::new(Family::Unsupported, format!("{} hangs on the bus {other}", disk.target))),
-    }
+    disk.address().ok_or_else(|| {
+        Error::new(Family::Unsupported, format!("{} hangs on the bus {}, of which nothing is known", disk.target, disk.bus))
+    })
 }
 
 /// Whom QEMU runs as, for files that it must reach.
@@ -232,15 +209,8 @@ mod tests {
     }
 
     #[test]
-    fn disks_are_addressed_by_their_place_as_vmware_counts() {
-        let domain = domain(
-            "<disk><target dev='vdc' bus='virtio'/></disk>
-             <disk><target dev='sdb' bus='scsi'/><address type='drive' controller='1' bus='0' target='0' unit='3'/></disk>
-             <disk><target dev='hdd' bus='ide'/><address type='drive' controller='0' bus='1' target='0' unit='1'/></disk>",
-        );
-        let addresses: Vec<_> = domain.disks().iter().map(|disk| address(disk).unwrap().to_string()).collect();
-        assert_eq!(addresses, ["virtio0:2", "scsi1:3", "ide1:1"]);
-        assert_eq!(owner(&domain), Some((64055, 108)));
+    fn qemu_s_user_is_read_from_the_label() {
+        assert_eq!(owner(&domain("")), Some((64055, 108)));
     }
 
     #[test]

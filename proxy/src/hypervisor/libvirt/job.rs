@@ -16,7 +16,7 @@ use super::points::Usable;
 use super::window::{Begin, Failure, Passed, Window};
 use crate::error::{Error, Family, Result};
 use crate::hypervisor::fault::{Fault, with_fault};
-use crate::hypervisor::{Disk, FreezeRequest, Frozen, NativeDisk, NbdDisk, VmId};
+use crate::hypervisor::{Disk, FreezeRequest, Frozen, NativeDisk, NbdExport, VmId};
 use crate::job::RunId;
 use crate::machine::Domain;
 use crate::transport::Route;
@@ -239,7 +239,7 @@ impl LibvirtHost {
             let Some(known) = config.disks.iter().find(|known| known.alias.as_deref() == Some(&disk.target)) else {
                 continue;
             };
-            let native = NbdDisk {
+            let native = NbdExport {
                 uri: self.export_uri(&server, &disk.export),
                 changes: disk.changes.map(|(point, bitmap)| (point, format!("qemu:dirty-bitmap:{bitmap}"))),
                 unknown: self.recall(id.run, &disk.target),

@@ -13,6 +13,7 @@ mod job;
 mod lookup;
 mod offline;
 mod points;
+mod rebuild;
 mod scratch;
 mod window;
 
@@ -31,7 +32,7 @@ use self::offline::Offline;
 use self::scratch::Scratch;
 use self::window::{Debts, FREEZE_LIMIT};
 use super::{
-    Disk, FreezeRequest, Frozen, Hypervisor, Link, RebuildTarget, RebuildWish, Snapshot, SnapshotId, Spec, VmConfig, VmId,
+    Disk, DomainHost, FreezeRequest, Frozen, Hypervisor, HypervisorKind, Link, RebuildTarget, RebuildWish, Snapshot, SnapshotId, Spec, VmConfig, VmId,
     VmInfo,
 };
 use crate::config::LibvirtUri;
@@ -142,6 +143,14 @@ fn no_restore() -> Error {
 impl Hypervisor for LibvirtHost {
     fn describe(&self) -> String {
         self.description.clone()
+    }
+
+    fn kind(&self) -> HypervisorKind {
+        HypervisorKind::Libvirt
+    }
+
+    fn domains(&self) -> Option<&dyn DomainHost> {
+        Some(self)
     }
 
     fn link(&self) -> Link {

@@ -18,7 +18,7 @@ use super::config::Standing;
 use super::errors::from_libvirt;
 use super::id::{Id, Kind};
 use crate::error::{Context, Error, Family, Result};
-use crate::hypervisor::{Disk, FreezeRequest, Frozen, NativeDisk, NbdDisk};
+use crate::hypervisor::{Disk, FreezeRequest, Frozen, NativeDisk, NbdExport};
 use crate::machine::{Domain, NetworkHost, Source};
 use crate::transport::from_nbd;
 
@@ -124,7 +124,7 @@ impl LibvirtHost {
         })?;
         let disks = offline.servers.iter().filter_map(|server| {
             let known = config.disks.iter().find(|disk| disk.alias.as_deref() == Some(&server.target))?;
-            let native = NbdDisk {
+            let native = NbdExport {
                 uri: server.uri.clone(),
                 changes: None,
                 unknown: Some("the machine does not run, and only a running one tells what changed".into()),
