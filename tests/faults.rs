@@ -387,7 +387,7 @@ async fn a_guest_that_cannot_be_quiesced_fails_the_run_or_is_told_in_the_manifes
     stage.world().set_tools(&id, false).unwrap();
     let calls = stage.calls("CreateSnapshot_Task");
     let outcome = stage.backup("name:linux-01", "x", &["--quiesce", "require"]).await;
-    let outcome = outcome.fails(1, &["linux-01", "its tools do not run", "--quiesce try"]);
+    let outcome = outcome.fails(1, &["linux-01", "VMware Tools does not run", "--quiesce try"]);
     assert_eq!(stage.calls("CreateSnapshot_Task"), calls);
     is_honest(&stage, TRACKED, &outcome).await;
     let outcome = stage.backup("name:linux-01", "x", &[]).await.succeeds();

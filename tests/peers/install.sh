@@ -29,6 +29,7 @@ judges=(
     fdisk gdisk                         # partition tables: sfdisk, sgdisk
     exfatprogs xfsprogs btrfs-progs     # volumes to be recognised
     exfat-fuse fuse3                    # file systems that are mounted
+    nbdkit libnbd-bin                   # NBD: a server beside qemu-nbd, and nbdinfo and nbdcopy, which read any
     python3-hivex                       # registry hives
 )
 # What the boot fixture is put together with.

@@ -7,13 +7,13 @@ use std::time::Duration;
 use blockdev::{ByteLen, ByteOffset, Extent, ReadAt, ReadError};
 
 use super::freeze::{choose_disks, consistency_of, frozen_disks, refuse_preexisting};
-use super::snapshot::{Made, Quiesce, make, remove_and_verify, still_there};
+use super::snapshot::{Made, Quiesce, Wish, make, remove_and_verify, still_there, thaw_late};
 use super::{Cancel, Journal, Progress, Retry, RunId, cleanup};
 use crate::config::StateDir;
 use crate::error::{Family, Result};
 use crate::export::{Consistency, SkippedDisk};
 use crate::hypervisor::{Connected, Disk, Hypervisor, SnapshotId, VmConfig, VmInfo};
-use crate::transport::{self, Transport};
+use crate::transport::{self, Route, Transport};
 
 /// How often it is looked whether the snapshot is still there. Without it the disks would go on changing under their readers.
 const LOOK: Duration = Duration::from_secs(20);
@@ -68,7 +68,7 @@ pub async fn hold<T>(
     work: impl AsyncFnOnce(Held, &mut Journal) -> Result<T>,
 ) -> Result<T> {
     let run = RunId::new();
-    options.transport.route()?;
+    options.transport.route(&connected.uri.scheme)?;
     let hypervisor = connected.hypervisor.as_ref();
     let _only_one = state.lock_vm(&connected.uri.place(), &vm.moref.0)?;
     cleanup::reap(state, hypervisor, &connected.uri.to_string()).await;
@@ -99,12 +99,14 @@ async fn holding<T>(
     let hypervisor = connected.hypervisor.as_ref();
     let (wanted, skipped) = choose_disks(config, &options.exclude)?;
     progress.step(&format!("{}: taking the snapshot", config.info.name));
-    let snapshot = make(hypervisor, config, options.quiesce, journal, cancel).await?;
-    let mut warnings = Vec::new();
-    let consistency = consistency_of(config, &snapshot, options.quiesce, &mut warnings)?;
+    let route = options.transport.route(&connected.uri.scheme)?;
+    let wish = Wish { quiesce: options.quiesce, disks: &wanted, route, since: &[], keep_point: false };
+    let snapshot = make(hypervisor, config, &wish, journal, cancel).await?;
+    let mut warnings = config.notes.clone();
+    let consistency = consistency_of(hypervisor.quiescer(), config, &snapshot, options.quiesce, &mut warnings)?;
     let frozen = frozen_disks(hypervisor, config, &snapshot, &wanted, &skipped).await?;
     let lost = Arc::new(AtomicBool::new(false));
-    let opening = open(connected, config, options.transport, &snapshot, &frozen, &lost);
+    let opening = open(connected, config, route, &snapshot, &frozen, &lost);
     let disks = cancel.or_stop(opening).await?;
     let held = Held {
         run: journal.run(),
@@ -126,18 +128,19 @@ async fn holding<T>(
     let (unconsolidated, tries) = (snapshot.unconsolidated, options.removals);
     remove_and_verify(hypervisor, &info.moref, &info.name, &snapshot.id, unconsolidated, tries).await?;
     journal.settle(snapshot.act)?;
+    thaw_late(hypervisor, config, &snapshot, journal).await?;
     Ok(done)
 }
 
 async fn open(
     connected: &Connected,
     config: &VmConfig,
-    transport: Transport,
+    route: Route,
     snapshot: &Made,
     frozen: &[Disk],
     lost: &Arc<AtomicBool>,
 ) -> Result<Vec<(String, Arc<dyn ReadAt>)>> {
-    let (link, route) = (connected.link(), transport.route()?);
+    let link = connected.link();
     let mut disks = Vec::new();
     for disk in frozen {
         let opened = transport::open(&link, route, config, &snapshot.id, disk).await;

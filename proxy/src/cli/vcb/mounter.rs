@@ -13,7 +13,7 @@ use crate::cli::mount::{keep_and_show, show_unmounted};
 use crate::config::{ConnectionUri, Scheme, StateDir};
 use crate::error::{Error, Family, Result};
 use crate::hypervisor::Spec;
-use crate::job::{BackupOptions, HoldOptions, Progress, ProgressMode, Quiesce, Retry};
+use crate::job::{BackupOptions, HoldOptions, HostLimit, Progress, ProgressMode, Quiesce, Retry};
 use crate::mount::{KeepRequest, unmount};
 use crate::transport::Transport;
 
@@ -124,12 +124,17 @@ impl Job {
         }
         let options = BackupOptions {
             target,
+            since: None,
             subformat,
             quiesce: Quiesce::Try,
             transport,
             streams: 2,
             exclude: Vec::new(),
             audit: false,
+            keep_points: crate::job::KEEP_POINTS,
+            disks_at_once: 4,
+            host: HostLimit::default(),
+            bandwidth: None,
             removals: Retry::REMOVALS,
             command: "vcbMounter".into(),
         };
@@ -238,8 +243,8 @@ mod tests {
     #[test]
     fn both_lan_modes_take_the_lan_route_and_san_is_not_there_yet() {
         for lan in ["nbd", "nbdssl", "NBD"] {
-            assert!(mode(lan).unwrap().route().is_ok(), "{lan}");
+            assert!(mode(lan).unwrap().route(&Scheme::VCenter).is_ok(), "{lan}");
         }
-        assert_eq!(mode("san").unwrap().route().unwrap_err().family(), Family::Unsupported);
+        assert_eq!(mode("san").unwrap().route(&Scheme::VCenter).unwrap_err().family(), Family::Unsupported);
     }
 }
