@@ -33,8 +33,8 @@ use self::offline::Offline;
 use self::scratch::Scratch;
 use self::window::{Debts, FREEZE_LIMIT};
 use super::{
-    Disk, DomainHost, FreezeRequest, Frozen, Hypervisor, HypervisorKind, Link, RebuildTarget, RebuildWish, Snapshot, SnapshotId, Spec, VmConfig, VmId,
-    VmInfo,
+    Disk, DomainHost, FreezeRequest, Frozen, Hypervisor, HypervisorKind, Link, RebuildTarget, RebuildWish, Snapshot,
+    SnapshotId, Spec, VmConfig, VmId, VmInfo,
 };
 use crate::config::LibvirtUri;
 use crate::error::{Error, Family, Result};
@@ -45,7 +45,7 @@ use crate::transport::Route;
 const LATE_THAWS: u32 = 3;
 
 /// A libvirt host.
-pub struct LibvirtHost {
+pub(super) struct LibvirtHost {
     uri: LibvirtUri,
     description: String,
     host: String,
@@ -65,7 +65,7 @@ impl LibvirtHost {
     ///
     /// # Errors
     /// libvirt's, with what to do.
-    pub async fn connect(uri: &LibvirtUri, limit: Option<Duration>) -> Result<Self> {
+    pub(super) async fn connect(uri: &LibvirtUri, limit: Option<Duration>) -> Result<Self> {
         let connections = Connections::open(uri).await?;
         let connection = connections.get().await?;
         let version = |(major, minor, release)| format!("{major}.{minor}.{release}");

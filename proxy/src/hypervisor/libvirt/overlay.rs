@@ -64,7 +64,8 @@ impl LibvirtHost {
         let mut others: Vec<_> = before.disks().iter().map(|disk| disk.target.clone()).collect();
         others.retain(|target| !targets.contains(target));
         let folder = self.scratch.path().join(name_of(request.run));
-        let overlay = |target: &String| (target.clone(), folder.join(format!("{target}{OVERLAY}")).display().to_string());
+        let overlay =
+            |target: &String| (target.clone(), folder.join(format!("{target}{OVERLAY}")).display().to_string());
         let overlays: Vec<_> = targets.iter().map(overlay).collect();
         let snapshot = snapshot_xml(request, &overlays, &others);
         self.scratch.make(request.run, vm, request.description, owner(&before))?;
@@ -83,7 +84,12 @@ impl LibvirtHost {
         };
         self.note_addresses(&domain).await;
         self.open_bases(request, &before, &id).await?;
-        Ok(Frozen { id: id.to_snapshot(), quiesced: Some(passed.quiesced), still: passed.still, warnings: passed.warnings })
+        Ok(Frozen {
+            id: id.to_snapshot(),
+            quiesced: Some(passed.quiesced),
+            still: passed.still,
+            warnings: passed.warnings,
+        })
     }
 
     /// Opens the images as they were before the overlays came.
@@ -91,7 +97,8 @@ impl LibvirtHost {
         let mut offline = Offline::default();
         for disk in request.vm.disks.iter().filter(|disk| request.disks.contains(&disk.address)) {
             let target = disk.alias.clone().unwrap_or_default();
-            let within = |error: Error| error.within(format!("cannot read {target} of {} directly", request.vm.info.name));
+            let within =
+                |error: Error| error.within(format!("cannot read {target} of {} directly", request.vm.info.name));
             let known = before.disks().into_iter().find(|known| known.target == target);
             let (source, format) = known
                 .and_then(|known| Some((known.source?, known.format)))
@@ -163,7 +170,8 @@ impl LibvirtHost {
         };
         let active = Standing::of(&domain).await?.is_active();
         for target in self.overlays_of(&domain, id.run).await? {
-            let merged = if active { merge(&domain, &target).await } else { self.merge_offline(&domain, &target, id).await };
+            let merged =
+                if active { merge(&domain, &target).await } else { self.merge_offline(&domain, &target, id).await };
             merged.map_err(|e| e.within(format!("cannot bring the overlay of {target} of {} back", domain.name())))?;
         }
         if self.has_overlays(&domain, id.run).await? {
