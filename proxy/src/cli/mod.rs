@@ -13,6 +13,7 @@ mod mount;
 mod mount_args;
 pub(crate) mod output;
 mod restore;
+mod restore_args;
 mod snapshot;
 pub mod vcb;
 mod vm;
