@@ -140,12 +140,14 @@ impl Demo {
         let directory = self.home.join(vm.name.replace(' ', "-"));
         let options = BackupOptions {
             target: directory.clone(),
+            since: None,
             subformat: Subformat::MonolithicSparse,
             quiesce: Quiesce::Require,
             transport: Transport::Auto,
             streams: 2,
             exclude: Vec::new(),
             audit: false,
+            disks_at_once: 4,
             host: HostLimit::default(),
             bandwidth: None,
             removals: Retry::REMOVALS,

@@ -29,10 +29,11 @@ judges=(
     fdisk gdisk                         # partition tables: sfdisk, sgdisk
     exfatprogs xfsprogs btrfs-progs     # volumes to be recognised
     exfat-fuse fuse3                    # file systems that are mounted
+    nbdkit libnbd-bin                   # NBD: a server beside qemu-nbd, and nbdinfo and nbdcopy, which read any
     python3-hivex                       # registry hives
 )
 # What the boot fixture is put together with.
-fixture=(cpio busybox-static syslinux syslinux-common)
+fixture=(cpio busybox-static syslinux syslinux-common kmod)
 # The foreign client's and the foreign server's tools.
 vsphere=(python3-venv golang-go golang-github-vmware-govmomi-dev)
 # Backup products that the integration modules serve, and that read what is mounted.

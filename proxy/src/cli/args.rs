@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 
 use super::disk_args::DiskArgs;
 use super::mount_args::{FsArgs, MountArgs, MountsArgs, UnmountArgs};
+use super::nbd::NbdArgs;
 use super::output::ShowArgs;
 use super::restore_args::RestoreArgs;
 use crate::config::{ConnectionUri, PasswordSources, TlsChoice};
@@ -43,6 +44,8 @@ pub(super) enum Command {
     Cleanup(CleanupArgs),
     /// Look into disk images, check and convert them
     Disk(DiskArgs),
+    /// Serve disks to NBD clients
+    Nbd(NbdArgs),
     /// Show the files in disk images under drive letters, read-only
     Mount(MountArgs),
     /// End a mount and remove the directory that it made
@@ -202,7 +205,10 @@ pub(super) struct BackupArgs {
     /// The directory to make; its parent must exist
     #[arg(short, long, value_name = "DIR")]
     pub(super) output: PathBuf,
-    /// The kind of VMDK to write
+    /// Copy only what changed since this earlier backup of the VM, which lies beside the new one and is needed with it from then on
+    #[arg(long, value_name = "DIR")]
+    pub(super) since: Option<PathBuf>,
+    /// The kind of VMDK to write; what changed is always written as monolithicSparse
     #[arg(long, value_enum, default_value = "monolithicSparse")]
     pub(super) format: Format,
     #[command(flatten)]
@@ -210,6 +216,9 @@ pub(super) struct BackupArgs {
     /// Requests in flight per disk
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub(super) streams: u8,
+    /// Disks to copy side by side
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(super) disks: u8,
     /// Runs of this machine that may be at work on the host at the same time; one more waits
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) host_jobs: u32,

@@ -8,6 +8,9 @@ mod convert;
 mod create;
 mod info;
 mod map;
+mod network;
+mod overlay;
+mod serve;
 mod source;
 pub(crate) mod staged;
 
@@ -17,6 +20,9 @@ pub use self::convert::{ConvertOptions, Converted, Target, convert};
 pub use self::create::{CreateRequest, create};
 pub use self::info::{DiskInfo, info};
 pub use self::map::{MapEntry, map};
+pub(crate) use self::network::uri_of;
+pub use self::overlay::Overlay;
+pub use self::serve::{Place, ServeOptions, Serving, Shown};
 pub use self::source::{Source, SourceFormat, SourceSpec};
 
 use std::ops::ControlFlow;

@@ -189,9 +189,19 @@ impl SparseDigest {
 ///
 /// # Errors
 /// Those of the disk.
-pub fn digest_of(disk: &dyn ReadAt, mut passed: impl FnMut(u64)) -> Result<DiskDigest, ReadError> {
+pub fn digest_of(disk: &dyn ReadAt, passed: impl FnMut(u64)) -> Result<DiskDigest, ReadError> {
+    let mut builder = DigestBuilder::new(disk.size().0);
+    each_block(disk, |(index, hash)| builder.block(index, &hash), passed)?;
+    Ok(builder.finish())
+}
+
+/// Hashes the blocks that are not all zeros, in order.
+pub(super) fn each_block(
+    disk: &dyn ReadAt,
+    mut found: impl FnMut((u64, blake3::Hash)),
+    mut passed: impl FnMut(u64),
+) -> Result<(), ReadError> {
     let capacity = disk.size().0;
-    let mut builder = DigestBuilder::new(capacity);
     let mut block = vec![0; BLOCK.min(capacity) as usize];
     let mut next = 0; // first byte whose block was not looked at yet
     for extent in disk.extents() {
@@ -205,14 +215,14 @@ pub fn digest_of(disk: &dyn ReadAt, mut passed: impl FnMut(u64)) -> Result<DiskD
             let bytes = &mut block[..(end - at) as usize];
             disk.read_exact_at(ByteOffset(at), bytes)?;
             if !is_zero(bytes) {
-                builder.block(at / BLOCK, &blake3::hash(bytes));
+                found((at / BLOCK, blake3::hash(bytes)));
             }
             passed(end.saturating_sub(next));
             (at, next) = (end, end);
         }
     }
     passed(capacity.saturating_sub(next));
-    Ok(builder.finish())
+    Ok(())
 }
 
 #[cfg(test)]

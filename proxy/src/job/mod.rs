@@ -9,9 +9,11 @@ mod cleanup;
 mod freeze;
 mod hold;
 mod journal;
+mod one_disk;
 mod progress;
 mod retry;
 mod run;
+mod since;
 mod snapshot;
 mod turn;
 

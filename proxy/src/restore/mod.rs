@@ -2,6 +2,7 @@
 //!
 //! Everything is checked and the plan is printed before the first write; a failure takes back what was made and nothing else.
 
+pub(crate) mod base;
 mod image;
 pub mod libvirt;
 mod names;

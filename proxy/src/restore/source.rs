@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use blockdev::ReadAt;
 use rustix::fs::{Mode, OFlags};
-use vmdk_rs::{Image, PlainName};
+use vmdk_rs::{Gate, Image, PlainName};
 
+use super::base::ChainGate;
 use crate::error::{Context, Error, Family, Result};
 use crate::export::{CATALOG_NAME, Catalog, DiskDigest, FileEntry, MANIFEST_NAME, Manifest};
 use crate::hypervisor::HypervisorKind;
@@ -77,6 +78,27 @@ impl Backup {
         };
         let disks = open_disks(directory, &catalog, manifest.as_ref())?;
         Ok(Self { directory: directory.to_owned(), catalog, manifest, disks })
+    }
+
+    /// The digest of the manifest's bytes, by which backups of later changes know this one.
+    ///
+    /// # Errors
+    /// It cannot be read any more.
+    pub fn manifest_digest(&self) -> Result<String> {
+        Ok(blake3::hash(&read_small(&self.directory.join(MANIFEST_NAME))?).to_hex().to_string())
+    }
+
+    /// The file with the hashes of a disk's blocks, if the backup has one.
+    ///
+    /// # Errors
+    /// [`Family::Corrupt`] if it is no regular file.
+    pub fn hashes(&self, address: &str) -> Result<Option<fs::File>> {
+        let entry = self.manifest.as_ref().and_then(|m| m.disks.iter().find(|disk| disk.address == address));
+        let Some(name) = entry.and_then(|entry| entry.hashes.as_ref()) else { return Ok(None) };
+        match open_regular(&self.directory.join(name)) {
+            Err(error) if is_missing(&error) => Ok(None),
+            opened => opened.map(Some),
+        }
     }
 
     /// The bytes of the `.vmx` in the directory.
@@ -163,12 +185,7 @@ fn open_disks(directory: &Path, catalog: &Catalog, manifest: Option<&Manifest>) 
         let Some(address) = key.strip_prefix("disk.").and_then(|rest| rest.strip_suffix(".filename")) else { continue };
         let path = directory.join(file);
         refuse_links(&path)?;
-        let image = vmdk_rs::open_path(&path).map_err(|e| {
-            let lacking =
-                matches!(&e, vmdk_rs::VmdkError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
-            let what = format!("cannot open {}", path.display());
-            if lacking { Error::new(Family::Corrupt, what).caused_by(e) } else { crate::image_error(e, what) }
-        })?;
+        let image = open_image(directory, file, manifest)?;
         let entry = match manifest {
             None => None,
             Some(manifest) => {
@@ -203,6 +220,21 @@ fn open_disks(directory: &Path, catalog: &Catalog, manifest: Option<&Manifest>) 
     Ok(disks)
 }
 
+/// Opens an image and its parents in the backups that this one is based on.
+fn open_image(directory: &Path, file: &str, manifest: Option<&Manifest>) -> Result<Image> {
+    let path = directory.join(file);
+    let what = || format!("cannot open {}", path.display());
+    let failed = |e: vmdk_rs::VmdkError| {
+        let lacking =
+            matches!(&e, vmdk_rs::VmdkError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
+        if lacking { Error::new(Family::Corrupt, what()).caused_by(e) } else { crate::image_error(e, what()) }
+    };
+    let gate = ChainGate::new(directory, manifest).map_err(failed)?;
+    let name = PlainName::new(file).map_err(|e| Error::new(Family::Corrupt, what()).caused_by(e))?;
+    let opened = gate.open(&name).and_then(|descriptor| Image::open(descriptor, file, &gate));
+    opened.map_err(|e| gate.trouble().map_or_else(|| failed(e), |trouble| trouble.within(what())))
+}
+
 /// A backup may come from anywhere: a link in it could name any file of this machine, and a pipe would wait for ever.
 fn refuse_links(path: &Path) -> Result<()> {
     let what = || format!("cannot read {}", path.display());
@@ -215,17 +247,23 @@ fn refuse_links(path: &Path) -> Result<()> {
 
 pub(super) fn read_small(path: &Path) -> Result<Vec<u8>> {
     let what = || format!("cannot read {}", path.display());
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(std::io::Error::from).failed(what)?);
-    if !file.metadata().failed(what)?.is_file() {
-        return Err(Error::new(Family::Corrupt, format!("{} is no regular file", path.display())));
-    }
+    let file = open_regular(path)?;
     let mut bytes = Vec::new();
     file.take(MAX_SMALL_FILE + 1).read_to_end(&mut bytes).failed(what)?;
     if bytes.len() as u64 > MAX_SMALL_FILE {
         return Err(Error::new(Family::Corrupt, format!("{} is longer than 64 MiB", path.display())));
     }
     Ok(bytes)
+}
+
+fn open_regular(path: &Path) -> Result<fs::File> {
+    let what = || format!("cannot read {}", path.display());
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(std::io::Error::from).failed(what)?);
+    if file.metadata().failed(what)?.is_file() {
+        return Ok(file);
+    }
+    Err(Error::new(Family::Corrupt, format!("{} is no regular file", path.display())))
 }
 
 fn is_missing(error: &Error) -> bool {

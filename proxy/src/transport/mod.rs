@@ -1,7 +1,8 @@
 //! How do I get the bytes of this frozen disk? Each route hands out a [`FrozenDisk`]; none knows what the bytes are for.
 
+pub(crate) mod cached;
 mod https;
-mod remote_file;
+mod nbd_disk;
 mod throttle;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 
 pub(crate) use self::https::from_read;
 pub use self::https::{download, download_small, upload};
+pub(crate) use self::nbd_disk::{NbdDisk, from_nbd};
 pub use self::throttle::Throttle;
 use crate::config::Scheme;
 use crate::error::{Error, Family, Result};

@@ -106,7 +106,6 @@ impl KvmHost {
     }
 
     /// Runs a command as a program of that host would see things: `/run/libvirt` and its kin are those of the host.
-    #[expect(clippy::missing_panics_doc, reason = "the holder lives as long as the host")]
     pub fn inside(&self, name: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--mount=/proc/{}/ns/mnt", self.pid("holder"))).arg("--").arg(name).stdin(Stdio::null());
