@@ -93,6 +93,7 @@ pub fn runs(state: &StateDir) -> Result<Runs> {
 fn describe(act: &Act) -> String {
     match act {
         Act::Snapshot { vm_name, .. } => format!("snapshot of {vm_name}"),
+        Act::Freeze { vm_name, .. } => format!("freeze of {vm_name}"),
         Act::Point { vm_name, point, .. } => format!("checkpoint {point} of {vm_name}"),
         Act::Directory { path } => format!("incomplete directory {}", path.display()),
         Act::Mount { path, .. } => format!("mount on {}", path.display()),
@@ -135,6 +136,10 @@ async fn undo_on(hypervisor: &dyn Hypervisor, run: RunId, act: &OpenAct) -> Resu
     match &act.what {
         Act::Directory { .. } | Act::Mount { .. } | Act::Placed { .. } => Ok(()), // they are undone without it
         Act::Snapshot { .. } => undo_snapshot(hypervisor, run, act).await,
+        Act::Freeze { vm, boot, .. } => match hypervisor.thaw(vm, boot.as_deref()).await {
+            Err(gone) if gone.family() == Family::NoVm => Ok(()),
+            thawed => thawed,
+        },
         Act::Point { vm, point, .. } => match hypervisor.forget_point(vm, point).await {
             Err(gone) if gone.family() == Family::NoVm => Ok(()),
             forgotten => forgotten,
@@ -371,7 +376,8 @@ pub async fn reap(state: &StateDir, hypervisor: &dyn Hypervisor, uri: &str) {
         tracing::warn!("{}", error.line());
     }
     for mut recorded in found.dead {
-        let ours = |act: &OpenAct| act.what.is_local() || matches!(act.what, Act::Snapshot { .. } | Act::Point { .. });
+        let freezing = |act: &Act| matches!(act, Act::Snapshot { .. } | Act::Point { .. } | Act::Freeze { .. });
+        let ours = |act: &OpenAct| act.what.is_local() || freezing(&act.what);
         if recorded.begin.uri != uri || !recorded.journal().open_acts().iter().all(ours) {
             continue;
         }

@@ -35,6 +35,15 @@ pub enum Act {
         /// Whether delta files without a snapshot were there before: then they are not this run's.
         unconsolidated: bool,
     },
+    /// A guest that is made to stand still by a call of its own. Nothing may be left of it unless the guest is known to have thawed.
+    Freeze {
+        /// The VM.
+        vm: VmId,
+        /// Its display name, for messages.
+        vm_name: String,
+        /// Which start of the machine it was, if the hypervisor tells: what a guest had frozen ends with it.
+        boot: Option<String>,
+    },
     /// A point in the change log of a VM, of which nothing may be left unless the backup that stands for it is complete.
     Point {
         /// The VM.
