@@ -79,7 +79,10 @@ async fn a_vsphere_machine_starts_from_the_bus_that_is_wished_for() {
     let place = storage(&host).to_string_lossy().into_owned();
     let wish = ["--storage", &place, "--disk-bus", "sata", "--format", "raw", "--name", "copy", "--start"];
     let told = restore(&host, &backup, &wish).await.succeeds();
-    assert!(told.stdout.contains("copy: restored and defined as moref:") && told.stdout.contains("started"), "{told:#?}");
+    assert!(
+        told.stdout.contains("copy: restored and defined as moref:") && told.stdout.contains("started"),
+        "{told:#?}"
+    );
     let guest = host.found("copy");
     guest.wait_for_agent();
     assert!(guest.xml().contains("bus='sata'") && !guest.xml().contains("42 1a"));

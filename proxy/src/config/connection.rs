@@ -168,7 +168,14 @@ impl FromStr for ConnectionUri {
                 let (libvirt, insecure) = LibvirtUri::parse(scheme, rest)?;
                 let tls = TlsChoice { insecure, ..TlsChoice::default() };
                 let scheme = Scheme::Libvirt(Box::new(libvirt));
-                return Ok(Self { scheme, user: None, host: String::new(), port: DEFAULT_PORT, tls, password_file: None });
+                return Ok(Self {
+                    scheme,
+                    user: None,
+                    host: String::new(),
+                    port: DEFAULT_PORT,
+                    tls,
+                    password_file: None,
+                });
             }
             other => return Err(usage(format!("unknown connection scheme {other}://"))),
         };

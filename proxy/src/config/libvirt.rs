@@ -46,7 +46,9 @@ impl LibvirtUri {
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         if !["system", "session"].contains(&path) {
-            return Err(refuse(format!("the connection URI has the path \"/{path}\", which is neither /system nor /session")));
+            return Err(refuse(format!(
+                "the connection URI has the path \"/{path}\", which is neither /system nor /session"
+            )));
         }
         if authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':')) {
             return Err(refuse("the connection URI holds a password, which libvirt does not take".into()));
@@ -78,8 +80,9 @@ impl LibvirtUri {
                 "nbd-ports" => uri.nbd_ports = Some(ports(value)?),
                 "insecure" => insecure = value == "1",
                 "password-file" | "ca-file" | "thumbprint" => {
-                    return Err(usage(format!("{key}= means nothing to libvirt"))
-                        .hint("libvirt's own options are socket, pkipath, keyfile and so on; nobody asks for a password"));
+                    return Err(usage(format!("{key}= means nothing to libvirt")).hint(
+                        "libvirt's own options are socket, pkipath, keyfile and so on; nobody asks for a password",
+                    ));
                 }
                 _ => uri.options.push(pair.to_owned()),
             }
@@ -180,7 +183,8 @@ mod tests {
 
     #[test]
     fn libvirt_sees_its_own_options_and_none_of_ours() {
-        let uri = libvirt("qemu+tls://root@h:16514/system?pkipath=/a%20b&nbd-tls=/c%20d&scratch=/s&nbd-ports=5-9&nbd-host=n");
+        let uri =
+            libvirt("qemu+tls://root@h:16514/system?pkipath=/a%20b&nbd-tls=/c%20d&scratch=/s&nbd-ports=5-9&nbd-host=n");
         assert_eq!(uri.for_libvirt(), "qemu+tls://root@h:16514/system?pkipath=/a%20b");
         assert_eq!((uri.host(), uri.is_local(), uri.nbd_ports), ("h", false, Some((5, 9))));
         assert_eq!(uri.nbd_tls.unwrap().to_str(), Some("/c d"));

@@ -16,13 +16,13 @@ use async_trait::async_trait;
 
 pub use self::connect::{Connected, connect};
 pub use self::domain_host::DomainHost;
+pub(crate) use self::fault::{Fault, is_quiesce_failure, is_refusal, with_fault, worth_rereading};
 pub use self::model::{
     Bus, ConfigFile, Disk, DiskAddress, FreezeRequest, Frozen, HypervisorKind, NativeDisk, NbdExport, Place, Power,
     RebuildTarget, RebuildWish, Snapshot, SnapshotId, VmConfig, VmId, VmInfo,
 };
 pub use self::spec::Spec;
 pub use self::vsphere::VSphere;
-pub(crate) use self::fault::{Fault, is_quiesce_failure, is_refusal, with_fault, worth_rereading};
 pub(crate) use self::vsphere::from_vsphere;
 use crate::error::Result;
 use crate::job::RunId;

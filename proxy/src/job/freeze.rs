@@ -34,8 +34,11 @@ pub(super) fn choose_disks(config: &VmConfig, exclude: &[String]) -> Result<(Vec
                 continue;
             }
         };
-        return Err(Error::new(Family::Unsupported, format!("{} of {name} is {obstacle}: it cannot be frozen", called(disk)))
-            .hint(format!("use --exclude-disk {} to back up the rest", disk.alias.as_ref().unwrap_or(&address))));
+        return Err(Error::new(
+            Family::Unsupported,
+            format!("{} of {name} is {obstacle}: it cannot be frozen", called(disk)),
+        )
+        .hint(format!("use --exclude-disk {} to back up the rest", disk.alias.as_ref().unwrap_or(&address))));
     }
     if wanted.is_empty() {
         return Err(Error::new(Family::Unsupported, format!("{name} has no disk to back up")));

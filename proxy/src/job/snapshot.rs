@@ -190,7 +190,16 @@ async fn attempt(
     journal.learn(act, &made.id.0).map_err(|error| (acts, error))?;
     let listed = look_at(hypervisor, config, &made.id, journal.run()).await.map_err(|error| (acts, error))?;
     let quiesced = quiesce && made.quiesced.unwrap_or(listed);
-    Ok(Made { id: made.id, act, point: None, freeze: acts.freeze, quiesced, unconsolidated, took_ms, warnings: made.warnings })
+    Ok(Made {
+        id: made.id,
+        act,
+        point: None,
+        freeze: acts.freeze,
+        quiesced,
+        unconsolidated,
+        took_ms,
+        warnings: made.warnings,
+    })
 }
 
 /// Whether the guest was quiesced: hosts ignore that wish silently when they cannot fulfil it, so the snapshot itself is asked. And

@@ -304,12 +304,7 @@ pub async fn download_small(link: &Link, datacenter: &str, path: &str, limit: u6
 ///
 /// # Errors
 /// Those of the server.
-pub async fn download(
-    link: &Link,
-    datacenter: &str,
-    path: &str,
-    start: u64,
-) -> Result<(u64, Box<dyn ByteStream>)> {
+pub async fn download(link: &Link, datacenter: &str, path: &str, start: u64) -> Result<(u64, Box<dyn ByteStream>)> {
     let client = vsphere(link)?;
     let file = client.datastore_file(datacenter, &path_of(path)?);
     let what = || format!("cannot read {path}");

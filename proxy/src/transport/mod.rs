@@ -115,12 +115,15 @@ impl Transport {
             // Over a network nothing goes in clear unless it is asked for.
             Self::Auto | Self::NbdSsl => Ok(Route::NbdSsl),
             Self::San | Self::File | Self::Cos if local => Ok(Route::Direct),
-            Self::San | Self::File | Self::Cos => {
-                Err(Error::new(Family::Unsupported, format!("the transport {self} reads what this machine reaches, and the host is another one"))
-                    .hint("run stillframe on that host, or use nbdssl"))
+            Self::San | Self::File | Self::Cos => Err(Error::new(
+                Family::Unsupported,
+                format!("the transport {self} reads what this machine reaches, and the host is another one"),
+            )
+            .hint("run stillframe on that host, or use nbdssl")),
+            Self::Https | Self::HotAdd => {
+                Err(Error::new(Family::Unsupported, format!("a libvirt host has no transport {self}"))
+                    .hint("use auto, nbd, nbdssl, san or file"))
             }
-            Self::Https | Self::HotAdd => Err(Error::new(Family::Unsupported, format!("a libvirt host has no transport {self}"))
-                .hint("use auto, nbd, nbdssl, san or file")),
         }
     }
 

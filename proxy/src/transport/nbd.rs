@@ -50,7 +50,9 @@ impl NbdFrozen {
         while at < size {
             let runs = match self.client.block_status_once(context, at..size).await {
                 Ok(runs) => runs,
-                Err(error) => return Allocation::Unknown(format!("the NBD server does not tell {context}: {}", error.line())),
+                Err(error) => {
+                    return Allocation::Unknown(format!("the NBD server does not tell {context}: {}", error.line()));
+                }
             };
             let end = runs.last().map_or(at, Status::end).min(size);
             if end <= at || spans.len() > MAX_RUNS {

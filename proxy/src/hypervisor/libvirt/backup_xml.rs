@@ -69,7 +69,8 @@ pub(super) fn backup_xml(server: &Server, wanted: &[Wanted], others: &[String]) 
     let server = match server {
         Server::Unix(socket) => Element::new("server").attr("transport", "unix").attr("socket", &text(socket)),
         Server::Tcp { host, port, tls } => {
-            let tcp = Element::new("server").attr("transport", "tcp").attr("name", host).attr("port", &port.to_string());
+            let tcp =
+                Element::new("server").attr("transport", "tcp").attr("name", host).attr("port", &port.to_string());
             if *tls { tcp.attr("tls", "yes") } else { tcp }
         }
     };
@@ -81,10 +82,9 @@ pub(super) fn backup_xml(server: &Server, wanted: &[Wanted], others: &[String]) 
             .attr("type", "file")
             .attr("exportname", &disk.target);
         let element = match &disk.since {
-            Some(point) => element
-                .attr("backupmode", "incremental")
-                .attr("incremental", point)
-                .attr("exportbitmap", BITMAP),
+            Some(point) => {
+                element.attr("backupmode", "incremental").attr("incremental", point).attr("exportbitmap", BITMAP)
+            }
             None => element.attr("backupmode", "full"),
         };
         disks.push(
@@ -146,8 +146,9 @@ pub(super) struct RunningDisk {
 impl Running {
     /// Reads libvirt's description.
     pub(super) fn parse(xml: &str) -> Result<Self> {
-        let root = Element::parse(xml)
-            .map_err(|e| Error::new(Family::Corrupt, "libvirt's description of the backup cannot be read").caused_by(e))?;
+        let root = Element::parse(xml).map_err(|e| {
+            Error::new(Family::Corrupt, "libvirt's description of the backup cannot be read").caused_by(e)
+        })?;
         let server = root.child("server").and_then(server_of);
         let list = root.child("disks").map(|disks| disks.named("disk").filter_map(disk_of).collect::<Vec<_>>());
         let disks = list.unwrap_or_default();
@@ -198,8 +199,9 @@ pub(super) struct Point {
 impl Point {
     /// Reads libvirt's description.
     pub(super) fn parse(xml: &str) -> Result<Self> {
-        let root = Element::parse(xml)
-            .map_err(|e| Error::new(Family::Corrupt, "libvirt's description of a checkpoint cannot be read").caused_by(e))?;
+        let root = Element::parse(xml).map_err(|e| {
+            Error::new(Family::Corrupt, "libvirt's description of a checkpoint cannot be read").caused_by(e)
+        })?;
         let disks = root.child("disks").map(|disks| {
             let noted = disks.named("disk").filter(|disk| disk.get("checkpoint") == Some("bitmap"));
             noted.filter_map(|disk| Some((disk.get("name")?.to_owned(), disk.get("size").is_some()))).collect()

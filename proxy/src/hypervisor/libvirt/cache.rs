@@ -34,7 +34,8 @@ impl NameCache {
     /// The cache in the state directory for the host at `place`.
     pub(super) fn of(place: &str) -> Self {
         let name = blake3::hash(place.as_bytes()).to_hex();
-        let path = StateDir::from_environment().ok().map(|state| state.path().join(format!("names-{}.jsonl", &name[..16])));
+        let path =
+            StateDir::from_environment().ok().map(|state| state.path().join(format!("names-{}.jsonl", &name[..16])));
         Self { path }
     }
 
@@ -88,7 +89,8 @@ mod tests {
         cache.note(known("a", "10.0.0.1"));
         cache.note(known("b", "10.0.0.2"));
         cache.note(known("a", "10.0.0.3"));
-        fs::write(dir.path().join("names"), fs::read_to_string(dir.path().join("names")).unwrap() + "nonsense\n").unwrap();
+        fs::write(dir.path().join("names"), fs::read_to_string(dir.path().join("names")).unwrap() + "nonsense\n")
+            .unwrap();
         assert_eq!(cache.read(), [known("b", "10.0.0.2"), known("a", "10.0.0.3")]);
     }
 }

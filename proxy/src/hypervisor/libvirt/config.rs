@@ -6,9 +6,7 @@ use libvirt::{Domain as Handle, State, XmlKind};
 
 use super::errors::from_libvirt;
 use crate::error::{Error, Family, Result};
-use crate::hypervisor::{
-    ConfigFile, Disk, DiskAddress, NativeDisk, Place, Power, VmConfig, VmId, VmInfo,
-};
+use crate::hypervisor::{ConfigFile, Disk, DiskAddress, NativeDisk, Place, Power, VmConfig, VmId, VmInfo};
 use crate::machine::{Domain, DomainDisk, Firmware};
 
 /// The virtual hardware that images are made for: what current VMware products run.
@@ -154,7 +152,9 @@ async fn disk(domain: &Handle, disk: &DomainDisk) -> Result<Disk> {
         Err(_) if obstacle.is_some() => 0,
         Err(error) => {
             let what = format!("the size of {} of {} cannot be asked for", disk.target, domain.name());
-            return Err(from_libvirt(error).within(what).hint("its image may be gone; use --exclude-disk to back up the rest"));
+            return Err(from_libvirt(error)
+                .within(what)
+                .hint("its image may be gone; use --exclude-disk to back up the rest"));
         }
     };
     Ok(Disk {
@@ -186,7 +186,10 @@ fn obstacle(disk: &DomainDisk) -> Option<String> {
 
 fn address(disk: &DomainDisk) -> Result<DiskAddress> {
     disk.address().ok_or_else(|| {
-        Error::new(Family::Unsupported, format!("{} hangs on the bus {}, of which nothing is known", disk.target, disk.bus))
+        Error::new(
+            Family::Unsupported,
+            format!("{} hangs on the bus {}, of which nothing is known", disk.target, disk.bus),
+        )
     })
 }
 

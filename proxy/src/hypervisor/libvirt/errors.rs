@@ -39,7 +39,9 @@ fn sort(error: &libvirt::Error) -> (Family, Option<Fault>) {
 
 fn hint(error: &libvirt::Error) -> Option<&'static str> {
     Some(match error.code() {
-        Some(Code::OPERATION_TIMEOUT) => "another job is at work on the machine: `virsh domjobinfo` shows it; wait until it is done",
+        Some(Code::OPERATION_TIMEOUT) => {
+            "another job is at work on the machine: `virsh domjobinfo` shows it; wait until it is done"
+        }
         Some(Code::AUTH_FAILED | Code::AUTH_CANCELLED | Code::AUTH_UNAVAILABLE) => {
             "libvirt wants a login that cannot be asked for: use qemu+ssh:// with a key, or qemu+tls:// with a certificate"
         }

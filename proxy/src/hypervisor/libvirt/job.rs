@@ -76,7 +76,8 @@ impl LibvirtHost {
         for disk in request.vm.disks.iter().filter(|disk| request.disks.contains(&disk.address)) {
             let target = disk.alias.clone().unwrap_or_default();
             let qcow2 = format(&target).as_deref() == Some("qcow2");
-            let since = request.since.iter().find(|(address, _)| *address == disk.address).map(|(_, point)| point.as_str());
+            let since =
+                request.since.iter().find(|(address, _)| *address == disk.address).map(|(_, point)| point.as_str());
             let since = match since {
                 Some(point) => {
                     if !points.contains_key(point) {
@@ -114,8 +115,13 @@ impl LibvirtHost {
             return Ok(Server::Unix(self.scratch.socket(request.run, "s")?));
         }
         if tls && self.certificates().is_none() {
-            return Err(Error::new(Family::Usage, format!("there are no certificates for NBD over TLS in {CERTIFICATES}"))
-                .hint("name their folder by nbd-tls=DIR in the connection URI: ca-cert.pem, client-cert.pem, client-key.pem"));
+            return Err(Error::new(
+                Family::Usage,
+                format!("there are no certificates for NBD over TLS in {CERTIFICATES}"),
+            )
+            .hint(
+                "name their folder by nbd-tls=DIR in the connection URI: ca-cert.pem, client-cert.pem, client-key.pem",
+            ));
         }
         if !tls {
             tracing::warn!("the disks of {} cross the network in clear, as --transport nbd says", request.vm.info.name);
@@ -197,7 +203,9 @@ impl LibvirtHost {
         }
         let about_bitmaps = text.contains("bitmap") || text.contains("checkpoint");
         if about_bitmaps && plan.wanted.iter().any(|disk| disk.point) {
-            tracing::warn!("libvirt makes no checkpoint of these disks, so the next backup cannot be incremental: {text}");
+            tracing::warn!(
+                "libvirt makes no checkpoint of these disks, so the next backup cannot be incremental: {text}"
+            );
             plan.wanted.iter_mut().for_each(|disk| disk.point = false);
             return Ok(());
         }
@@ -227,9 +235,9 @@ impl LibvirtHost {
             Error::new(Family::Failed, format!("the backup job of {} is gone", config.info.name))
                 .hint("did the machine stop? run it again")
         })?;
-        let server = running.server.ok_or_else(|| {
-            Error::new(Family::Unsupported, "libvirt does not say where QEMU listens for the backup")
-        })?;
+        let server = running
+            .server
+            .ok_or_else(|| Error::new(Family::Unsupported, "libvirt does not say where QEMU listens for the backup"))?;
         let name = name_of(id.run);
         let points = domain.checkpoints().await.map_err(from_libvirt)?;
         let point = points.iter().find(|(point, _)| *point == name).map(|(_, xml)| Point::parse(xml)).transpose()?;
@@ -284,7 +292,10 @@ impl LibvirtHost {
                 }
             }
             if Instant::now() > until {
-                return Err(Error::new(Family::Failed, format!("QEMU does not end the backup job of {}", domain.name())));
+                return Err(Error::new(
+                    Family::Failed,
+                    format!("QEMU does not end the backup job of {}", domain.name()),
+                ));
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -327,7 +338,10 @@ async fn answers(host: &str, port: u16) -> bool {
 fn explain(error: libvirt::Error, scratch: &Path) -> Error {
     let text = error.to_string();
     let hint = if text.contains("No space left") {
-        Some(format!("the scratch folder {} is full: name another one by scratch=DIR in the connection URI", scratch.display()))
+        Some(format!(
+            "the scratch folder {} is full: name another one by scratch=DIR in the connection URI",
+            scratch.display()
+        ))
     } else if text.contains("Permission denied") || text.contains("No such file") {
         Some(format!(
             "QEMU must be able to write to {}, which each folder above must let it enter; scratch=DIR in the connection URI names another",

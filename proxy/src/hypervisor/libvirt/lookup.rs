@@ -84,7 +84,8 @@ fn is_known_as(seen: &Seen, wanted: &str, known: &[Known]) -> bool {
         return true;
     }
     let off = seen.info.power != Some(Power::On);
-    let noted = known.iter().find(|known| known.moref == seen.info.moref && Some(&known.uuid) == seen.info.uuid.as_ref());
+    let noted =
+        known.iter().find(|known| known.moref == seen.info.moref && Some(&known.uuid) == seen.info.uuid.as_ref());
     off && noted.is_some_and(|known| known.addresses.iter().any(|own| is(own)))
 }
 
@@ -124,9 +125,8 @@ async fn with_addresses(domain: Handle, mut info: VmInfo, leases: &[Lease]) -> S
         info.host_name = domain.guest_host_name(AddressSource::Agent).await.ok();
     }
     let macs: Vec<_> = live.interfaces().into_iter().filter_map(|card| card.mac).collect();
-    let of_its_cards = |lease: &&Lease| {
-        lease.mac.as_ref().is_some_and(|mac| macs.iter().any(|own| own.eq_ignore_ascii_case(mac)))
-    };
+    let of_its_cards =
+        |lease: &&Lease| lease.mac.as_ref().is_some_and(|mac| macs.iter().any(|own| own.eq_ignore_ascii_case(mac)));
     for lease in leases.iter().filter(of_its_cards) {
         addresses.push(lease.address.clone());
         info.host_name = info.host_name.or_else(|| lease.host_name.clone());
@@ -177,7 +177,13 @@ mod tests {
     }
 
     fn known(uuid: &str, address: &str) -> Known {
-        Known { uuid: uuid.into(), moref: VmId("u".into()), name: "vm".into(), addresses: vec![address.into()], time: String::new() }
+        Known {
+            uuid: uuid.into(),
+            moref: VmId("u".into()),
+            name: "vm".into(),
+            addresses: vec![address.into()],
+            time: String::new(),
+        }
     }
 
     #[test]

@@ -32,8 +32,8 @@ use self::offline::Offline;
 use self::scratch::Scratch;
 use self::window::{Debts, FREEZE_LIMIT};
 use super::{
-    Disk, DomainHost, FreezeRequest, Frozen, Hypervisor, HypervisorKind, Link, RebuildTarget, RebuildWish, Snapshot, SnapshotId, Spec, VmConfig, VmId,
-    VmInfo,
+    Disk, DomainHost, FreezeRequest, Frozen, Hypervisor, HypervisorKind, Link, RebuildTarget, RebuildWish, Snapshot,
+    SnapshotId, Spec, VmConfig, VmId, VmInfo,
 };
 use crate::config::LibvirtUri;
 use crate::error::{Error, Family, Result};
@@ -184,10 +184,11 @@ impl Hypervisor for LibvirtHost {
         }
         match request.route {
             Route::Nbd | Route::NbdSsl => self.create_job(request).await,
-            Route::Direct | Route::Https => {
-                Err(Error::new(Family::Unsupported, format!("a running machine is not read over {} yet", request.route))
-                    .hint("use --transport nbd"))
-            }
+            Route::Direct | Route::Https => Err(Error::new(
+                Family::Unsupported,
+                format!("a running machine is not read over {} yet", request.route),
+            )
+            .hint("use --transport nbd")),
         }
     }
 

@@ -48,8 +48,11 @@ impl LibvirtHost {
     pub(super) async fn open_images(&self, request: &FreezeRequest<'_>) -> Result<Frozen> {
         let name = &request.vm.info.name;
         if !self.uri.is_local() {
-            return Err(Error::new(Family::Unsupported, format!("{name} does not run, and its images lie on another host"))
-                .hint("start it, or run stillframe on that host"));
+            return Err(Error::new(
+                Family::Unsupported,
+                format!("{name} does not run, and its images lie on another host"),
+            )
+            .hint("start it, or run stillframe on that host"));
         }
         let vm = &request.vm.info.moref;
         let domain = self.connections.domain(vm).await?;
@@ -78,9 +81,9 @@ impl LibvirtHost {
             let target = disk.alias.clone().unwrap_or_default();
             let within = |error: Error| error.within(format!("cannot open {target} of {}", request.vm.info.name));
             let stored = stored.disks().into_iter().find(|stored| stored.target == target);
-            let (source, format) = stored.and_then(|disk| Some((disk.source?, disk.format))).ok_or_else(|| {
-                within(Error::new(Family::Failed, "it was taken out of the machine meanwhile"))
-            })?;
+            let (source, format) = stored
+                .and_then(|disk| Some((disk.source?, disk.format)))
+                .ok_or_else(|| within(Error::new(Family::Failed, "it was taken out of the machine meanwhile")))?;
             let options = self.image_options(&source, format.as_deref().unwrap_or("raw")).await.map_err(within)?;
             let socket = self.scratch.socket(request.run, &target)?;
             let server = Server::start(&target, &options, &socket).await;
@@ -167,7 +170,9 @@ impl Server {
             .process_group(0)
             .kill_on_drop(true);
         let mut process = command.spawn().map_err(|e| {
-            Error::new(Family::Failed, what()).caused_by(e).hint("install qemu-utils: it reads images of machines that do not run")
+            Error::new(Family::Failed, what())
+                .caused_by(e)
+                .hint("install qemu-utils: it reads images of machines that do not run")
         })?;
         let uri = Uri::unix(socket, "disk");
         let keeper = keep(&mut process, &uri, socket).await?;
@@ -237,7 +242,8 @@ fn path_options(path: &Path) -> Result<String> {
     let what = || format!("cannot open {}", path.display());
     let kind = std::fs::metadata(path).failed(what)?.file_type();
     let driver = if kind.is_block_device() { "host_device" } else { "file" };
-    let text = path.to_str().ok_or_else(|| Error::new(Family::Unsupported, format!("{}: its path is not UTF-8", what())))?;
+    let text =
+        path.to_str().ok_or_else(|| Error::new(Family::Unsupported, format!("{}: its path is not UTF-8", what())))?;
     Ok(format!("file.driver={driver},file.filename={}", escaped(text)))
 }
 
@@ -272,9 +278,13 @@ mod tests {
 
     #[test]
     fn a_name_cannot_add_options_of_its_own() {
-        let host = NetworkHost { name: Some("h,file.lun=9".into()), port: Some("3261".into()), ..NetworkHost::default() };
+        let host =
+            NetworkHost { name: Some("h,file.lun=9".into()), port: Some("3261".into()), ..NetworkHost::default() };
         let options = network_options("iscsi", "iqn.2026-11.test:disk1/1", &[host]).unwrap();
-        assert!(options.contains("file.portal=h,,file.lun=9:3261,file.target=iqn.2026-11.test:disk1,file.lun=1"), "{options}");
+        assert!(
+            options.contains("file.portal=h,,file.lun=9:3261,file.target=iqn.2026-11.test:disk1,file.lun=1"),
+            "{options}"
+        );
         assert_eq!(network_options("rbd", "p/i", &[]).unwrap_err().family(), Family::Unsupported);
     }
 }

@@ -110,7 +110,9 @@ impl LibvirtHost {
 /// Whether a checkpoint cannot be removed properly because its bitmaps are not what libvirt thinks.
 fn is_broken(error: &libvirt::Error) -> bool {
     let text = error.to_string();
-    error.is(Code::CHECKPOINT_INCONSISTENT) || text.contains("not found in backing chain") || text.contains("broken bitmap")
+    error.is(Code::CHECKPOINT_INCONSISTENT)
+        || text.contains("not found in backing chain")
+        || text.contains("broken bitmap")
 }
 
 async fn remove_bitmap(path: &str, name: &str) -> Result<()> {

@@ -71,7 +71,9 @@ impl Scratch {
         let socket = self.folder(run).join(name);
         if socket.as_os_str().len() > LONGEST_SOCKET {
             let what = format!("the socket {} has a path of more than {LONGEST_SOCKET} bytes", socket.display());
-            return Err(Error::new(Family::Usage, what).hint("name a shorter folder by scratch=DIR in the connection URI"));
+            return Err(
+                Error::new(Family::Usage, what).hint("name a shorter folder by scratch=DIR in the connection URI")
+            );
         }
         Ok(socket)
     }

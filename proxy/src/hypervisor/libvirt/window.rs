@@ -9,8 +9,8 @@ use libvirt::{BackupStart, Code, Domain as Handle, Error as LibvirtError, State}
 use super::connection::Connections;
 use super::errors::from_libvirt;
 use crate::error::{Error, Family, Result};
-use crate::hypervisor::fault::{Fault, with_fault};
 use crate::hypervisor::VmId;
+use crate::hypervisor::fault::{Fault, with_fault};
 
 /// How long a guest may take to freeze and to thaw, hooks and all.
 pub(super) const FREEZE_LIMIT: Duration = Duration::from_secs(60);
@@ -50,14 +50,9 @@ impl Debts {
 #[derive(Clone, Debug)]
 pub(super) enum Begin {
     /// A pull backup, with a checkpoint perhaps.
-    Backup {
-        backup: String,
-        checkpoint: Option<String>,
-    },
+    Backup { backup: String, checkpoint: Option<String> },
     /// External overlays.
-    Overlay {
-        snapshot: String,
-    },
+    Overlay { snapshot: String },
 }
 
 impl Begin {
@@ -154,7 +149,8 @@ impl Window {
         };
         begun.map_err(Failure::Begin)?;
         if !in_time {
-            warnings.push(format!("libvirt took longer than {:?} to begin, so the guest was thawed before", self.limit));
+            warnings
+                .push(format!("libvirt took longer than {:?} to begin, so the guest was thawed before", self.limit));
         }
         Ok(Passed { quiesced: in_time, still: Some(still), warnings })
     }
@@ -175,13 +171,23 @@ impl Window {
                 "the guest is frozen already, and not by us",
                 "another backup may be at work; if none is, thaw the guest by `virsh domfsthaw`",
             ),
-            Refusal::NoAgent => ("the QEMU guest agent does not answer", "look at the QEMU guest agent in the guest, or use --quiesce try"),
-            Refusal::Failed => ("the guest could not be frozen", "look at the freeze hooks in the guest, or use --quiesce try"),
-            Refusal::Late => ("the guest did not freeze in time", "look at the freeze hooks in the guest, or use --quiesce try"),
+            Refusal::NoAgent => (
+                "the QEMU guest agent does not answer",
+                "look at the QEMU guest agent in the guest, or use --quiesce try",
+            ),
+            Refusal::Failed => {
+                ("the guest could not be frozen", "look at the freeze hooks in the guest, or use --quiesce try")
+            }
+            Refusal::Late => {
+                ("the guest did not freeze in time", "look at the freeze hooks in the guest, or use --quiesce try")
+            }
         };
         let mut what = what.to_owned();
         if let Err(left) = thawed {
-            what = format!("{what}, and its agent does not answer any more ({}): it freezes if a hook that hangs goes on", left.line());
+            what = format!(
+                "{what}, and its agent does not answer any more ({}): it freezes if a hook that hangs goes on",
+                left.line()
+            );
             self.ask_again();
         }
         with_fault(Error::new(Family::Failed, what), Fault::NotQuiesced, text).hint(hint)
@@ -280,7 +286,11 @@ impl Refusal {
             return Self::FrozenAlready;
         }
         // libvirt has the same number for an agent that does not listen and one that goes silent over a command.
-        if text.contains("timed out") || text.contains("timeout") || error.is(Code::AGENT_COMMAND_TIMEOUT) || error.is_lost() {
+        if text.contains("timed out")
+            || text.contains("timeout")
+            || error.is(Code::AGENT_COMMAND_TIMEOUT)
+            || error.is_lost()
+        {
             return Self::Late;
         }
         match error.code() {
