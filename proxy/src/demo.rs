@@ -15,8 +15,9 @@ use crate::config::{ConnectionUri, PasswordSources, StateDir};
 use crate::error::{Context, Error, Family, Result};
 use crate::export::Consistency;
 use crate::hypervisor::{Connected, VmInfo, connect};
-use crate::job::{BackupOptions, Cancel, Progress, Quiesce, Retry, backup};
-use crate::restore::{Backup, RestoreOptions, plan, restore, verify};
+use crate::job::{BackupOptions, Cancel, HostLimit, Progress, Quiesce, Retry, backup};
+use crate::restore::vsphere::{RestoreOptions, plan, restore};
+use crate::restore::{Backup, verify};
 use crate::transport::Transport;
 
 /// One thing that was shown.
@@ -146,6 +147,10 @@ impl Demo {
             streams: 2,
             exclude: Vec::new(),
             audit: false,
+            keep_points: crate::job::KEEP_POINTS,
+            disks_at_once: 4,
+            host: HostLimit::default(),
+            bandwidth: None,
             removals: Retry::REMOVALS,
             command: "demo".into(),
         };

@@ -4,7 +4,7 @@
     seeds.py DIR    writes DIR/TARGET/NAME
 
 They are the images of tests/peers/vmdk/scenarios.py with less data, tiny ones of qemu-img, a few chains, registry hives and
-compressed data by hand, and small volumes of the mkfs family.
+compressed data by hand, conversations of both sides of NBD, and small volumes of the mkfs family.
 """
 
 import copy
@@ -18,16 +18,18 @@ sys.dont_write_bytecode = True  # the source tree stays as it is
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "peers" / "vmdk"))
 
 import build
+import clients
 import compressed
 import disk
 import guest
 import hives
+import nbd
 import pack
 import scenarios
 
 TARGETS = [
     "descriptor", "flat", "hosted", "stream", "cowd", "sesparse", "chain", "check", "hive", "lznt1", "xpress", "lzx", "fat", "exfat", "partition",
-    "ntfs",
+    "ntfs", "nbd-client", "nbd-server",
 ]
 # Types of extents, the target of their dialect.
 OF_TYPE = {"SPARSE": "hosted", "VMFSSPARSE": "cowd", "SESPARSE": "sesparse", "FLAT": "flat", "VMFS": "flat"}
@@ -117,6 +119,10 @@ class Seeds:
         self.add("every-form", "hive", hives.full())
         for target, name, data in compressed.seeds():
             self.add(name, target, data)
+        for name, data in nbd.seeds():
+            self.add(name, "nbd-client", data)
+        for name, data in clients.seeds():
+            self.add(name, "nbd-server", data)
 
 
 def qemu(seeds, folder):

@@ -6,7 +6,7 @@ use crate::config::StateDir;
 use crate::error::Result;
 use crate::export::{Consistency, DiskKind};
 use crate::hypervisor::{Spec, connect};
-use crate::job::{BackupOptions, BackupReport, Cancel, Progress, backup};
+use crate::job::{BackupOptions, BackupReport, Cancel, HostLimit, Progress, backup};
 
 pub(super) async fn run(args: BackupArgs) -> Result<()> {
     let spec: Spec = args.spec.parse()?;
@@ -19,6 +19,10 @@ pub(super) async fn run(args: BackupArgs) -> Result<()> {
         streams: usize::from(args.streams),
         exclude: args.freeze.exclude_disk.clone(),
         audit: args.audit,
+        keep_points: usize::from(args.keep_points),
+        disks_at_once: usize::from(args.disks),
+        host: HostLimit { runs: args.host_jobs, wait: Duration::from_secs(args.wait) },
+        bandwidth: args.bandwidth,
         removals: args.freeze.removals(),
         command: "backup".into(),
     };

@@ -43,7 +43,7 @@ pub(super) enum DiskCommand {
 /// Which image is read.
 #[derive(Args)]
 pub(super) struct SourceArgs {
-    /// The image: the file with the descriptor, or a raw disk
+    /// The image: the file with the descriptor, a raw disk, or an NBD URI (nbd://HOST/EXPORT, nbds://…, nbd+unix:///EXPORT?socket=PATH)
     pub(super) image: PathBuf,
     /// Its format; without it the name tells (.vmdk, .raw, .img). Nothing is guessed from the content
     #[arg(long, value_enum, value_name = "FORMAT")]
@@ -141,9 +141,9 @@ impl ConvertArgs {
 
 #[derive(Args)]
 pub(super) struct CompareArgs {
-    /// The first image
+    /// The first image: a file or an NBD URI
     pub(super) first: PathBuf,
-    /// The second image
+    /// The second image: a file or an NBD URI
     pub(super) second: PathBuf,
     /// The format of the first; without it the name tells
     #[arg(long, value_enum, value_name = "FORMAT")]
@@ -196,7 +196,7 @@ fn adapter(text: &str) -> Result<AdapterType, String> {
     AdapterType::from_ddb(text).ok_or_else(|| "lsilogic, buslogic, ide or legacyESX is expected".into())
 }
 
-fn bytes(text: &str) -> Result<u64, String> {
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let shift = match unit.to_ascii_uppercase().trim_end_matches("IB").trim_end_matches('B') {
@@ -208,7 +208,7 @@ fn bytes(text: &str) -> Result<u64, String> {
         _ => return Err("bytes, or a number with K, M, G or T, are expected".into()),
     };
     let number: u64 = number.parse().map_err(|_| "a whole number is expected".to_owned())?;
-    number.checked_mul(1 << shift).ok_or_else(|| "no disk is that large".into())
+    number.checked_mul(1 << shift).ok_or_else(|| "that is more than anybody has".into())
 }
 
 #[cfg(test)]

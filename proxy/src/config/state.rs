@@ -64,15 +64,25 @@ impl StateDir {
     pub fn lock_vm(&self, server: &str, vm: &str) -> Result<File> {
         let name = blake3::hash(format!("{server}\n{vm}").as_bytes()).to_hex();
         let path = self.path.join(format!("vm-{}.lock", &name[..32]));
-        let what = || format!("cannot lock {}", path.display());
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).failed(what)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                Err(Error::new(Family::Exists, format!("another backup of {vm} is at work on this machine"))
-                    .hint("wait until it is done"))
+        try_lock(&path)?.ok_or_else(|| {
+            Error::new(Family::Exists, format!("another backup of {vm} is at work on this machine"))
+                .hint("wait until it is done")
+        })
+    }
+
+    /// One of `turns` locks on `server` that is free, if one is.
+    ///
+    /// # Errors
+    /// [`Family::Failed`] if the locks cannot be made.
+    pub fn try_turn(&self, server: &str, turns: u32) -> Result<Option<File>> {
+        let name = blake3::hash(server.as_bytes()).to_hex();
+        for turn in 0..turns.max(1) {
+            let path = self.path.join(format!("host-{}-{turn}.lock", &name[..32]));
+            if let Some(locked) = try_lock(&path)? {
+                return Ok(Some(locked));
             }
-            locked => locked.failed(what).map(|()| file),
         }
+        Ok(None)
     }
 
     /// Where the mounts of this machine write what goes wrong in them; made if missing.
@@ -96,5 +106,15 @@ impl StateDir {
     #[must_use]
     pub fn journals(&self) -> PathBuf {
         self.path.join("journal")
+    }
+}
+
+/// The file `path`, made if missing and locked; `None` if somebody else has the lock.
+fn try_lock(path: &Path) -> Result<Option<File>> {
+    let what = || format!("cannot lock {}", path.display());
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).failed(what)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        locked => locked.failed(what).map(|()| Some(file)),
     }
 }

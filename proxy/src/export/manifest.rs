@@ -7,7 +7,7 @@ use vmdk_rs::PlainName;
 
 use super::DiskDigest;
 use crate::error::{Error, Family, Result};
-use crate::hypervisor::{Place, Power};
+use crate::hypervisor::{HypervisorKind, Place, Power};
 use crate::job::{Quiesce, RunId};
 
 /// The manifest's name in a backup directory.
@@ -59,6 +59,9 @@ pub struct BaseEntry {
 pub struct VmEntry {
     /// Display name.
     pub name: String,
+    /// What it ran under: whose configuration the files hold. Of libvirt, `config.xml` is the domain's XML.
+    #[serde(default)]
+    pub hypervisor: HypervisorKind,
     /// BIOS UUID.
     pub uuid: Option<String>,
     /// The UUID that the hypervisor keeps unique.

@@ -9,8 +9,8 @@ use vmdk_rs::{AdapterType, CreateOptions, ImageWriter, Subformat};
 use super::freeze::{choose_disks, consistency_of, frozen_disks, refuse_preexisting};
 use super::one_disk::{Copying, OneDisk};
 use super::since::Since;
-use super::snapshot::{Made, Quiesce, Wish, make, remove_and_verify, still_there};
-use super::{Act, Cancel, Journal, Progress, Retry, RunId, cleanup};
+use super::snapshot::{Made, Quiesce, Wish, make, remove_and_verify, still_there, thaw_late};
+use super::{Act, Cancel, HostLimit, Journal, Progress, Retry, RunId, cleanup};
 use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
 use crate::export::{
@@ -18,14 +18,15 @@ use crate::export::{
     Staging, VmEntry,
 };
 use crate::hypervisor::{Bus, Connected, Disk, DiskAddress, Power, VmConfig, VmInfo};
-use crate::transport::{self, Route, Transport};
+use crate::transport::{self, Route, Throttle, Transport};
 
-/// Disks copied side by side.
-const DISKS_AT_ONCE: usize = 4;
 /// A `.vmx` has some kilobytes, an NVRAM less than one megabyte.
 const MAX_REQUIRED_FILE: u64 = 16 << 20;
 /// Logs may grow; a longer one is left out with a warning.
 const MAX_OTHER_FILE: u64 = 8 << 20;
+
+/// Points that are kept of a VM unless somebody says otherwise: a week of days, and one.
+pub const KEEP_POINTS: usize = 8;
 
 /// How a backup is made.
 #[derive(Clone, Debug)]
@@ -46,6 +47,14 @@ pub struct BackupOptions {
     pub exclude: Vec<String>,
     /// Read every disk a second time and compare: finds bytes that the host or the way to it got wrong.
     pub audit: bool,
+    /// Disks copied side by side.
+    pub disks_at_once: usize,
+    /// How many runs may burden the host.
+    pub host: HostLimit,
+    /// Bytes a second that may be read from it, over all disks.
+    pub bandwidth: Option<u64>,
+    /// Points in the change log that are kept of this VM, where points are things of their own.
+    pub keep_points: usize,
     /// How often the removal of the snapshot is tried.
     pub removals: Retry,
     /// The command, for the journal.
@@ -82,6 +91,7 @@ pub async fn backup(
     let staging = Staging::plan(&options.target, run)?;
     let hypervisor = connected.hypervisor.as_ref();
     let _only_one = state.lock_vm(&connected.uri.place(), &vm.moref.0)?;
+    let _turn = options.host.turn(state, &connected.uri.place(), progress, cancel).await?;
     cleanup::reap(state, hypervisor, &connected.uri.to_string()).await;
     let config = cancel.or_stop(hypervisor.config(&vm.moref)).await?;
     let (disks, skipped) = choose_disks(&config, &options.exclude)?;
@@ -93,7 +103,8 @@ pub async fn backup(
     };
 
     let mut journal = Journal::begin(state, run, &options.command, &connected.uri.to_string())?;
-    let work = Work { connected, config, options, progress, cancel, route, staging, since, skipped, run };
+    let throttle = options.bandwidth.map(Throttle::new);
+    let work = Work { connected, config, options, progress, cancel, route, throttle, staging, since, skipped, run };
     let result = cleanup::no_panic(work.run(&mut journal, &disks)).await;
     let manifest = match result {
         Ok(manifest) => manifest,
@@ -113,6 +124,7 @@ pub(super) struct Work<'a> {
     pub(super) progress: &'a Progress,
     pub(super) cancel: &'a Cancel,
     pub(super) route: Route,
+    pub(super) throttle: Option<Throttle>,
     pub(super) staging: Staging,
     pub(super) since: Option<Since>,
     pub(super) run: RunId,
@@ -125,7 +137,7 @@ impl Work<'_> {
         let started = jiff::Timestamp::now().to_string();
         let directory = journal.intend(Act::Directory { path: self.staging.path().to_owned() })?;
         self.staging.create()?;
-        let mut warnings = Vec::new();
+        let mut warnings = self.config.notes.clone();
         let files = self.cancel.or_stop(self.save_config_files(&mut warnings)).await?;
         let name = self.config.info.name.clone();
         self.progress.step(&format!("{name}: taking the snapshot"));
@@ -155,14 +167,26 @@ impl Work<'_> {
         journal.settle(directory)?;
         if let Some(point) = snapshot.point {
             journal.settle(point)?; // its backup is there: from now on it stands for it
+            self.prune().await;
         }
-        removed.map_err(|left| {
+        let thawed = thaw_late(hypervisor, &self.config, &snapshot, journal).await;
+        removed.and(thawed).map_err(|left| {
             left.within(format!(
-                "the backup in {} is complete, but its snapshot is not gone",
+                "the backup in {} is complete, but not all that it needed is undone",
                 self.staging.target().display()
             ))
         })?;
         Ok(manifest)
+    }
+
+    /// Old points cost the host memory and writes. Those that nobody can remove now are removed by a later run.
+    async fn prune(&self) {
+        let vm = &self.config.info;
+        match self.connected.hypervisor.prune_points(&vm.moref, self.options.keep_points).await {
+            Ok(gone) if gone.is_empty() => {}
+            Ok(gone) => tracing::info!("{}: removed old checkpoints: {}", vm.name, gone.join(", ")),
+            Err(error) => tracing::warn!("{}: old checkpoints are not removed: {}", vm.name, error.line()),
+        }
     }
 
     /// Copies `.vmx`, NVRAM and the like into the directory.
@@ -199,7 +223,10 @@ impl Work<'_> {
 
     async fn copy_all(&self, snapshot: &Made, frozen: &[Disk], buffers: &Buffers) -> Result<Vec<Copying>> {
         let copies = frozen.iter().map(|disk| OneDisk { work: self, snapshot, disk, buffers });
-        stream::iter(copies.map(async |one: OneDisk<'_>| one.copy().await)).buffered(DISKS_AT_ONCE).try_collect().await
+        stream::iter(copies.map(async |one: OneDisk<'_>| one.copy().await))
+            .buffered(self.options.disks_at_once.max(1))
+            .try_collect()
+            .await
     }
 
     /// What a person should know of a disk that was read whole.
@@ -242,6 +269,7 @@ impl Work<'_> {
             server: self.connected.hypervisor.describe(),
             vm: VmEntry {
                 name: info.name.clone(),
+                hypervisor: self.connected.hypervisor.kind(),
                 uuid: info.uuid.clone(),
                 instance_uuid: info.instance_uuid.clone(),
                 moref: info.moref.0.clone(),

@@ -15,8 +15,9 @@ mod retry;
 mod run;
 mod since;
 mod snapshot;
+mod turn;
 
-pub use backup::{BackupOptions, BackupReport, backup};
+pub use backup::{BackupOptions, BackupReport, KEEP_POINTS, backup};
 pub use cancel::Cancel;
 pub use cleanup::{CleanupReport, Leftover, Runs, find_unjournaled, reap, reap_local, runs, undo_run};
 pub use hold::{Held, HoldOptions, hold};
@@ -25,5 +26,6 @@ pub use progress::{Meter, Progress, ProgressMode};
 pub use retry::{Retry, with_retries};
 pub use run::{RunId, SNAPSHOT_NAME, SNAPSHOT_NAMES, made_here, run_of};
 pub use snapshot::{Quiesce, remove_and_verify};
+pub use turn::HostLimit;
 
 pub(crate) use cleanup::{no_panic, undone};

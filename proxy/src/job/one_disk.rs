@@ -69,7 +69,11 @@ impl OneDisk<'_> {
     async fn open(&self) -> Result<Arc<dyn FrozenDisk>> {
         let link = self.work.connected.link();
         let open = transport::open(&link, self.work.route, &self.work.config, &self.snapshot.id, self.disk);
-        Ok(self.work.cancel.or_stop(open).await?.into())
+        let disk = self.work.cancel.or_stop(open).await?;
+        Ok(match &self.work.throttle {
+            Some(throttle) => throttle.limit(disk).into(),
+            None => disk.into(),
+        })
     }
 
     fn hashes_name(&self) -> String {

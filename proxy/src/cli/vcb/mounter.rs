@@ -13,7 +13,7 @@ use crate::cli::mount::{keep_and_show, show_unmounted};
 use crate::config::{ConnectionUri, Scheme, StateDir};
 use crate::error::{Error, Family, Result};
 use crate::hypervisor::Spec;
-use crate::job::{BackupOptions, HoldOptions, Progress, ProgressMode, Quiesce, Retry};
+use crate::job::{BackupOptions, HoldOptions, HostLimit, Progress, ProgressMode, Quiesce, Retry};
 use crate::mount::{KeepRequest, unmount};
 use crate::transport::Transport;
 
@@ -131,6 +131,10 @@ impl Job {
             streams: 2,
             exclude: Vec::new(),
             audit: false,
+            keep_points: crate::job::KEEP_POINTS,
+            disks_at_once: 4,
+            host: HostLimit::default(),
+            bandwidth: None,
             removals: Retry::REMOVALS,
             command: "vcbMounter".into(),
         };

@@ -1,0 +1,273 @@
+//! The connections of a client: opened, chosen by room, and opened again when they are lost.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use super::dial::{Dial, Wire};
+use super::export::Export;
+use super::handshake;
+use super::link::{Answer, Failure, Link, Request};
+use super::{Options, within};
+use crate::{Error, Family, Result};
+
+/// How long the connections after the first may take: a server with a limit on clients lets more connect, and never answers.
+const EXTRA: Duration = Duration::from_secs(2);
+
+/// All connections to one export.
+pub(crate) struct Slots {
+    dial: Option<Dial>,
+    pub(crate) options: Options,
+    pub(crate) export: Export,
+    slots: Vec<Slot>,
+    turn: AtomicUsize,
+    closed: AtomicBool,
+    /// Writes that were acknowledged, and how many of them a flush covers.
+    writes: AtomicU64,
+    flushed: AtomicU64,
+    /// A connection was lost while they differed.
+    suspect: AtomicBool,
+}
+
+struct Slot {
+    link: Mutex<Arc<Link>>,
+    /// Held by who connects again; the last failure of that, and when it was.
+    again: tokio::sync::Mutex<Option<(Instant, Error)>>,
+}
+
+impl Slot {
+    fn new(link: Link) -> Self {
+        Self { link: Mutex::new(Arc::new(link)), again: tokio::sync::Mutex::default() }
+    }
+
+    fn link(&self) -> Arc<Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Slots {
+    /// Opens the first connection, and more if the server says that several agree on what they see.
+    pub(crate) async fn open(dial: Dial, name: &str, options: Options) -> Result<Self> {
+        let first = open_one(&dial, name, &options).await.map_err(|(error, _)| error)?;
+        let export = first.export().clone();
+        let more = if export.can_multi_conn() { options.connections.saturating_sub(1) } else { 0 };
+        let hurried = Options { timeout: options.timeout.min(EXTRA), ..options.clone() };
+        let mut slots = vec![Slot::new(first)];
+        for opened in join_all((0..more).map(|_| open_one(&dial, name, &hurried))).await {
+            match opened {
+                Ok(link) => {
+                    agree(&export, link.export())?;
+                    slots.push(Slot::new(link));
+                }
+                Err((error, _)) => tracing::debug!(error = error.line(), "one connection less to the NBD server"),
+            }
+        }
+        Ok(Self::with(Some(dial), options, export, slots))
+    }
+
+    /// Takes a connection that cannot be opened again.
+    pub(crate) async fn over(wire: Wire, name: &str, options: Options) -> Result<Self> {
+        let opened =
+            within(options.timeout, "the handshake", handshake::open(wire, None, name, &options.contexts)).await?;
+        let export = opened.export.clone();
+        let slot = Slot::new(Link::start(opened, options.in_flight, options.timeout));
+        Ok(Self::with(None, options, export, vec![slot]))
+    }
+
+    fn with(dial: Option<Dial>, options: Options, export: Export, slots: Vec<Slot>) -> Self {
+        Self {
+            dial,
+            options,
+            export,
+            slots,
+            turn: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            writes: AtomicU64::new(0),
+            flushed: AtomicU64::new(0),
+            suspect: AtomicBool::new(false),
+        }
+    }
+
+    /// How many connections there are.
+    pub(crate) fn count(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Asks until there is an answer, over as many connections as that takes, within the limit.
+    pub(crate) async fn ask(&self, request: Request) -> Result<Answer> {
+        let began = Instant::now();
+        let mut losses = 0;
+        loop {
+            let link = self.link(began).await?;
+            match link.ask(&request).await {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Lost(error)) if self.dial.is_none() || self.closed.load(Ordering::Relaxed) => {
+                    return Err(error);
+                }
+                Err(Failure::Lost(error)) if losses >= self.options.retry.times => {
+                    return Err(
+                        error.within(format_args!("the connection was lost {} times during one request", losses + 1))
+                    );
+                }
+                Err(Failure::Lost(error)) => {
+                    tracing::warn!(error = error.line(), "asking again after a lost connection");
+                    tokio::time::sleep(self.options.retry.wait(losses)).await;
+                    losses += 1;
+                }
+            }
+        }
+    }
+
+    /// The connection with the most room, in turn among equals, opened again if it was lost.
+    async fn link(&self, began: Instant) -> Result<Arc<Link>> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let in_turn = (0..self.slots.len()).map(|n| &self.slots[(turn.wrapping_add(n)) % self.slots.len()]);
+        let mut best: Option<(&Slot, usize)> = None;
+        for slot in in_turn {
+            let room = slot.link().room();
+            if best.is_none_or(|(_, most)| room > most) {
+                best = Some((slot, room));
+            }
+        }
+        let (slot, _) = best.ok_or_else(|| Error::usage("a client without connections"))?;
+        let link = slot.link();
+        match link.lost() {
+            None => Ok(link),
+            Some(error) => self.again(slot, began, error).await,
+        }
+    }
+
+    /// Connects a slot again. Who waits meanwhile takes what comes of it, also the failure.
+    async fn again(&self, slot: &Slot, began: Instant, lost: Error) -> Result<Arc<Link>> {
+        let Some(dial) = &self.dial else { return Err(lost) };
+        let mut failed = slot.again.lock().await;
+        let link = slot.link();
+        if link.lost().is_none() {
+            return Ok(link);
+        }
+        if let Some((when, error)) = &*failed
+            && *when >= began
+        {
+            return Err(error.clone());
+        }
+        if self.is_unflushed() {
+            self.suspect.store(true, Ordering::Release);
+        }
+        let opened = self.connect_again(dial, lost).await;
+        if self.closed.load(Ordering::Acquire) {
+            return Err(closed());
+        }
+        match opened {
+            Ok(opened) => {
+                let link = Arc::new(opened);
+                *slot.link.lock().unwrap_or_else(PoisonError::into_inner) = link.clone();
+                Ok(link)
+            }
+            Err(error) => {
+                *failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn connect_again(&self, dial: &Dial, mut lost: Error) -> Result<Link> {
+        let retry = self.options.retry;
+        for attempt in 0..retry.times {
+            tokio::time::sleep(retry.wait(attempt)).await;
+            if self.closed.load(Ordering::Acquire) {
+                return Err(closed());
+            }
+            match open_one(dial, &self.export.name, &self.options).await {
+                Ok(link) => {
+                    agree(&self.export, link.export())?;
+                    return Ok(link);
+                }
+                Err((error, true)) => lost = error,
+                Err((error, false)) => return Err(error.within("connecting again after the connection was lost")),
+            }
+        }
+        Err(lost.within(format_args!("the connection was lost, and {} attempts to connect again failed", retry.times)))
+    }
+
+    /// Remembers that a write was acknowledged which may not be on stable storage yet.
+    pub(crate) fn wrote(&self) {
+        self.writes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn is_unflushed(&self) -> bool {
+        self.writes.load(Ordering::Acquire) != self.flushed.load(Ordering::Acquire)
+    }
+
+    /// Asks for a flush. Answers whether it covers all writes: a server that went down meanwhile may have lost some.
+    pub(crate) async fn flush(&self, request: Request) -> Result<bool> {
+        let writes = self.writes.load(Ordering::Acquire);
+        let lost = self.is_unflushed() && self.slots.iter().any(|slot| slot.link().lost().is_some());
+        let flushed = self.ask(request).await;
+        let suspect = self.suspect.swap(false, Ordering::AcqRel);
+        if flushed.is_ok() || suspect {
+            self.flushed.store(writes, Ordering::Release);
+        }
+        flushed.map(|_| !lost && !suspect)
+    }
+
+    /// Says good-bye on all connections.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.slots.iter().for_each(|slot| slot.link().goodbye());
+    }
+}
+
+fn closed() -> Error {
+    Error::usage("the client is closed")
+}
+
+/// One connection. An error comes with whether it may pass.
+async fn open_one(dial: &Dial, name: &str, options: &Options) -> Result<Link, (Error, bool)> {
+    let wire = within(options.timeout, "connecting", dial.connect()).await.map_err(|error| {
+        let passes = matches!(error.family(), Family::Io | Family::Timeout | Family::NotFound);
+        (error, passes)
+    })?;
+    let opened = handshake::open(wire, dial.tls(), name, &options.contexts);
+    match within(options.timeout, "the handshake", opened).await {
+        Ok(opened) => Ok(Link::start(opened, options.in_flight, options.timeout)),
+        Err(error) => {
+            let passes = matches!(error.family(), Family::Io | Family::Timeout);
+            Err((error, passes))
+        }
+    }
+}
+
+/// Whether two connections show the same export.
+fn agree(first: &Export, other: &Export) -> Result<()> {
+    let changed = |what: &str, before: &dyn std::fmt::Display, now: &dyn std::fmt::Display| {
+        let export = &first.name;
+        Err(Error::new(Family::Changed, format!("the {what} of the export {export:?} changed from {before} to {now}")))
+    };
+    if first.size != other.size {
+        return changed("size", &format_args!("{} bytes", first.size), &format_args!("{} bytes", other.size));
+    }
+    if first.flags != other.flags {
+        return changed("flags", &format_args!("{:#x}", first.flags), &format_args!("{:#x}", other.flags));
+    }
+    if first.block != other.block {
+        return changed("block sizes", &format_args!("{:?}", first.block), &format_args!("{:?}", other.block));
+    }
+    if first.replies != other.replies || first.contexts != other.contexts {
+        let shown = |export: &Export| format!("{:?} replies with {:?}", export.replies, export.contexts);
+        return changed("protocol", &shown(first), &shown(other));
+    }
+    Ok(())
+}
+
+/// `work` within `timeout`.
+pub(super) async fn bounded<T>(timeout: Duration, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    match tokio::time::timeout(timeout, work).await {
+        Ok(done) => done,
+        Err(_) => Err(Error::new(Family::Timeout, format!("{what} took longer than {timeout:?}"))),
+    }
+}
