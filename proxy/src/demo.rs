@@ -16,7 +16,8 @@ use crate::error::{Context, Error, Family, Result};
 use crate::export::Consistency;
 use crate::hypervisor::{Connected, VmInfo, connect};
 use crate::job::{BackupOptions, Cancel, HostLimit, Progress, Quiesce, Retry, backup};
-use crate::restore::{Backup, RestoreOptions, plan, restore, verify};
+use crate::restore::vsphere::{RestoreOptions, plan, restore};
+use crate::restore::{Backup, verify};
 use crate::transport::Transport;
 
 /// One thing that was shown.
@@ -139,12 +140,15 @@ impl Demo {
         let directory = self.home.join(vm.name.replace(' ', "-"));
         let options = BackupOptions {
             target: directory.clone(),
+            since: None,
             subformat: Subformat::MonolithicSparse,
             quiesce: Quiesce::Require,
             transport: Transport::Auto,
             streams: 2,
             exclude: Vec::new(),
             audit: false,
+            keep_points: crate::job::KEEP_POINTS,
+            disks_at_once: 4,
             host: HostLimit::default(),
             bandwidth: None,
             removals: Retry::REMOVALS,

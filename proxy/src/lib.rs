@@ -13,6 +13,7 @@
 //! | [`restore`] | catalog and images → a VM | read guests |
 //! | [`mount`] | frozen disks → folders of files | parse file systems |
 //! | [`disk`] | what is in this image, is it whole, give it another form | know a hypervisor |
+//! | [`machine`] | what is a machine made of, as libvirt and as VMware write it | talk to a hypervisor |
 
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
@@ -24,6 +25,7 @@ mod error;
 pub mod export;
 pub mod hypervisor;
 pub mod job;
+pub mod machine;
 pub mod mount;
 pub mod restore;
 pub mod transport;

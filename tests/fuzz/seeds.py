@@ -3,8 +3,8 @@
 
     seeds.py DIR    writes DIR/TARGET/NAME
 
-They are the images of tests/peers/vmdk/scenarios.py with less data, tiny ones of qemu-img, a few chains, registry hives,
-compressed data and what NBD clients send by hand, and small volumes of the mkfs family.
+They are the images of tests/peers/vmdk/scenarios.py with less data, tiny ones of qemu-img, a few chains, registry hives and
+compressed data by hand, conversations of both sides of NBD, and small volumes of the mkfs family.
 """
 
 import copy
@@ -23,12 +23,13 @@ import compressed
 import disk
 import guest
 import hives
+import nbd
 import pack
 import scenarios
 
 TARGETS = [
     "descriptor", "flat", "hosted", "stream", "cowd", "sesparse", "chain", "check", "hive", "lznt1", "xpress", "lzx", "fat", "exfat", "partition",
-    "ntfs", "nbd-server",
+    "ntfs", "nbd-client", "nbd-server",
 ]
 # Types of extents, the target of their dialect.
 OF_TYPE = {"SPARSE": "hosted", "VMFSSPARSE": "cowd", "SESPARSE": "sesparse", "FLAT": "flat", "VMFS": "flat"}
@@ -118,6 +119,8 @@ class Seeds:
         self.add("every-form", "hive", hives.full())
         for target, name, data in compressed.seeds():
             self.add(name, target, data)
+        for name, data in nbd.seeds():
+            self.add(name, "nbd-client", data)
         for name, data in clients.seeds():
             self.add(name, "nbd-server", data)
 

@@ -2,6 +2,7 @@
 # Installs the real peers that the tests meet, below target/peers. Debian 12 on amd64, as root, no systemd.
 #
 #   tests/peers/install.sh            all that the tests need
+#   tests/peers/install.sh kvm        only libvirt, its development files, and all that its guests need
 #   tests/peers/install.sh guestfs    what only a benchmark needs; see there
 #
 # What is there already is kept, so a second run takes a moment. Nothing is started.
@@ -28,16 +29,27 @@ judges=(
     fdisk gdisk                         # partition tables: sfdisk, sgdisk
     exfatprogs xfsprogs btrfs-progs     # volumes to be recognised
     exfat-fuse fuse3                    # file systems that are mounted
+    nbdkit libnbd-bin                   # NBD: a server beside qemu-nbd, and nbdinfo and nbdcopy, which read any
     python3-hivex                       # registry hives
 )
 # What the boot fixture is put together with.
-fixture=(cpio busybox-static syslinux syslinux-common)
+fixture=(cpio busybox-static syslinux syslinux-common kmod)
 # The foreign client's and the foreign server's tools.
 vsphere=(python3-venv golang-go golang-github-vmware-govmomi-dev)
 # Backup products that the integration modules serve, and that read what is mounted.
 products=(restic borgbackup rsync)
 # qemu-img judges every VMDK; the machine boots what was restored.
 qemu=(qemu-utils qemu-system-x86 seabios)
+
+# A libvirt host of our own with running guests, and what the program's libvirt adapter is built with.
+hypervisor=(
+    libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients # the daemons and virsh
+    libvirt-dev pkg-config gcc libc6-dev                             # the cargo feature `libvirt`
+    qemu-system-x86 qemu-utils qemu-block-extra seabios ipxe-qemu    # machines, qemu-nbd, disks on iSCSI
+    nbdkit libnbd-bin gnutls-bin                                     # other NBD servers and clients
+    virtnbdbackup                                                    # the backup product beside which ours is measured
+    ovmf swtpm swtpm-tools                                           # machines with UEFI and a TPM
+)
 
 # libFuzzer, which tests/fuzz is built with, is C++.
 fuzz() {
@@ -47,6 +59,12 @@ fuzz() {
 packages() {
     apt_stable "${judges[@]}" "${fixture[@]}" "${vsphere[@]}" "${products[@]}"
     apt_backports "${qemu[@]}"
+}
+
+kvm() {
+    apt_backports "${hypervisor[@]}"
+    apt_stable "${fixture[@]}" ntfs-3g dosfstools mtools e2fsprogs fdisk
+    "$here/kvm/guest.sh" "$peers/kvm"
 }
 
 govmomi() {
@@ -103,7 +121,7 @@ if [ "$(dpkg --print-architecture 2>/dev/null)" != amd64 ]; then
     exit 1
 fi
 export PATH=$PATH:/usr/sbin:/sbin
-if [ $# -eq 0 ]; then set -- packages fuzz govmomi pyvmomi vmdk dissect linux; fi
+if [ $# -eq 0 ]; then set -- packages fuzz govmomi pyvmomi vmdk dissect linux kvm; fi
 for part in "$@"; do
     echo "peers: $part"
     $part

@@ -3,6 +3,7 @@
 //! `tests/run` installs the peers and names their folder in `STILLFRAME_PEERS`. Without it a test that needs one skips,
 //! and says why; where `CI` is `true` nothing may skip, and the test fails.
 
+pub mod kvm;
 mod proof;
 mod stage;
 
@@ -43,7 +44,7 @@ pub fn program(name: &str) -> Option<PathBuf> {
     if found.is_some() { found } else { absent(&format!("there is no program {name}")) }
 }
 
-fn absent(reason: &str) -> Option<PathBuf> {
+fn absent<T>(reason: &str) -> Option<T> {
     assert!(env::var("CI").as_deref() != Ok("true"), "a check cannot run: {reason}");
     eprintln!("skipped: {reason}");
     None

@@ -26,27 +26,48 @@ pub(crate) fn open_chain(file: Arc<dyn ReadAt>, name: &str, gate: &dyn Gate) -> 
         let child = parents.last().unwrap_or(&top);
         let Some(parent) = parent_of(&child.name, &child.descriptor)? else { break };
         seen.note(&parent)?;
-        let layer = opener.layer(gate.open_parent(&parent)?, parent.as_str())?;
-        check_content(&child.name, &child.descriptor, parent.as_str(), &layer.descriptor)?;
+        let layer = opener.layer(parent.open(gate)?, parent.file.as_str())?;
+        check_content(&child.name, &child.descriptor, parent.file.as_str(), &layer.descriptor)?;
         parents.push(layer);
     }
     Ok((top, parents))
 }
 
+/// Where a disk's parent is looked for.
+pub(crate) struct Parent {
+    /// A folder beside that of the disk; none for the disk's own.
+    pub(crate) folder: Option<PlainName>,
+    pub(crate) file: PlainName,
+}
+
+impl Parent {
+    pub(crate) fn open(&self, gate: &dyn Gate) -> Result<Arc<dyn ReadAt>, VmdkError> {
+        match &self.folder {
+            Some(folder) => gate.open_parent_in(folder, &self.file),
+            None => gate.open_parent(&self.file),
+        }
+    }
+}
+
 /// The disks of a chain so far: it must not come back to one, nor go on for ever.
 pub(crate) struct Seen {
     first: String,
-    names: HashSet<String>,
+    /// Folder and file; of disks in their child's folder that of the child.
+    names: HashSet<(Option<String>, String)>,
+    folder: Option<String>,
 }
 
 impl Seen {
     pub(crate) fn new(first: &str) -> Self {
-        Self { first: first.to_owned(), names: HashSet::from([first.to_owned()]) }
+        Self { first: first.to_owned(), names: HashSet::from([(None, first.to_owned())]), folder: None }
     }
 
-    pub(crate) fn note(&mut self, parent: &PlainName) -> Result<(), VmdkError> {
-        if !self.names.insert(parent.as_str().to_owned()) {
-            return Err(VmdkError::Loop { file: self.first.clone(), again: parent.to_string() });
+    pub(crate) fn note(&mut self, parent: &Parent) -> Result<(), VmdkError> {
+        if let Some(folder) = &parent.folder {
+            self.folder = Some(folder.to_string());
+        }
+        if !self.names.insert((self.folder.clone(), parent.file.to_string())) {
+            return Err(VmdkError::Loop { file: self.first.clone(), again: parent.file.to_string() });
         }
         if self.names.len() > MAX_DEPTH {
             return Err(VmdkError::TooDeep { file: self.first.clone(), limit: MAX_DEPTH });
@@ -55,8 +76,8 @@ impl Seen {
     }
 }
 
-/// The name of a disk's parent.
-pub(crate) fn parent_of(name: &str, descriptor: &Descriptor) -> Result<Option<PlainName>, VmdkError> {
+/// Where a disk's parent is.
+pub(crate) fn parent_of(name: &str, descriptor: &Descriptor) -> Result<Option<Parent>, VmdkError> {
     let hint = descriptor.parent_file_name_hint.as_ref().filter(|hint| !hint.is_empty());
     let hint = match (descriptor.parent_content_id, hint) {
         (None, None) => return Ok(None),
@@ -70,9 +91,15 @@ pub(crate) fn parent_of(name: &str, descriptor: &Descriptor) -> Result<Option<Pl
         (Some(_), Some(hint)) => hint,
     };
     match PlainName::last_component(hint) {
-        Ok(name) => Ok(Some(name)),
+        Ok(file) => Ok(Some(Parent { folder: folder_beside(hint), file })),
         Err(source) => Err(VmdkError::Name { name: hint.clone(), source }),
     }
+}
+
+/// The folder of `../folder/file`. All other paths are those of some machine, of which only the last part counts.
+fn folder_beside(hint: &str) -> Option<PlainName> {
+    let (folder, _file) = hint.strip_prefix("../")?.split_once('/').filter(|(_, file)| !file.contains('/'))?;
+    PlainName::new(folder).ok()
 }
 
 /// Checks that a parent has the content that its child is a delta to.

@@ -111,8 +111,8 @@ fn check_chain(
         }
         let Some(parent) = parent_of(name, &descriptor)? else { return Ok(()) };
         seen.note(&parent)?;
-        file = gate.open_parent(&parent)?;
-        child = Some((std::mem::replace(name, parent.to_string()), descriptor));
+        file = parent.open(gate)?;
+        child = Some((std::mem::replace(name, parent.file.to_string()), descriptor));
     }
 }
 

@@ -11,8 +11,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use blockdev::{ByteOffset, ExtentKind, ReadAt, ReadError};
 
 use crate::convert::{round_up, to_usize};
-use crate::write::{GRAIN_LEN, GrainState, Prepared};
-use crate::{ImageWriter, PackedGrains, RawStream, RawWriter, StreamWriter, VmdkError, is_zero};
+use crate::write::{GRAIN_LEN, Prepared, difference};
+use crate::{ImageWriter, PackedGrains, RawStream, RawWriter, StreamWriter, VmdkError};
 
 /// What is read and written at once. Pieces of split images are whole multiples of it.
 const BLOCK_LEN: u64 = 1 << 20;
@@ -394,17 +394,7 @@ impl CopyTarget for Difference<'_> {
 
     fn prepare(&self, at: ByteOffset, data: &[u8]) -> Result<Prepared, VmdkError> {
         let parent = self.parent_at(at, data.len())?;
-        let len = to_usize(GRAIN_LEN);
-        self.delta.prepare_with(at, data, |data| {
-            let pairs = data.chunks(len).zip(parent.chunks(len));
-            pairs
-                .map(|(grain, parent)| match () {
-                    () if grain == parent => GrainState::Same,
-                    () if is_zero(grain) => GrainState::Zero,
-                    () => GrainState::Data,
-                })
-                .collect()
-        })
+        self.delta.prepare_with(at, data, |data| difference(data, &parent))
     }
     fn place(&self, at: ByteOffset, data: &[u8], prepared: &mut Prepared) -> Result<(), VmdkError> {
         self.delta.place(at, data, prepared)

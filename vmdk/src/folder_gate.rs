@@ -30,6 +30,12 @@ impl FolderGate {
         }
     }
 
+    /// A folder that the caller has open; `shown` is what errors call it.
+    #[must_use]
+    pub fn new(folder: OwnedFd, shown: &str) -> Self {
+        Self { folder, path: shown.to_owned() }
+    }
+
     fn open_beneath(&self, name: &PlainName) -> Result<OwnedFd, Errno> {
         // NONBLOCK: opening a pipe must not wait for its other end. It has no effect on regular files.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;

@@ -24,6 +24,15 @@ pub trait Gate: Send + Sync {
         self.open(name)
     }
 
+    /// Opens the descriptor of a parent that lies in the folder `folder` beside the one of the disk, as `../folder/name` says.
+    ///
+    /// # Errors
+    /// As [`open_parent`](Self::open_parent), which it is unless the caller allows other folders: then `folder` does not count.
+    fn open_parent_in(&self, folder: &PlainName, name: &PlainName) -> Result<Arc<dyn ReadAt>, VmdkError> {
+        let _ = folder;
+        self.open_parent(name)
+    }
+
     /// Provides the device that an extent stands for: a raw device map, or a disk or partition of the machine that wrote
     /// the image. `name` is text from the image. Compare it with names you know; never open what it says.
     ///
@@ -75,6 +84,9 @@ impl<G: Gate + ?Sized> Gate for &G {
     }
     fn open_parent(&self, name: &PlainName) -> Result<Arc<dyn ReadAt>, VmdkError> {
         (**self).open_parent(name)
+    }
+    fn open_parent_in(&self, folder: &PlainName, name: &PlainName) -> Result<Arc<dyn ReadAt>, VmdkError> {
+        (**self).open_parent_in(folder, name)
     }
     fn open_device(&self, name: &str) -> Result<Arc<dyn ReadAt>, VmdkError> {
         (**self).open_device(name)

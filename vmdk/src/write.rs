@@ -22,7 +22,7 @@ mod writer;
 pub use geometry::Geometry;
 pub use options::{AdapterType, CreateOptions, ParentLink, Subformat};
 pub use raw::{RawStream, RawWriter};
-pub(crate) use sparse::GrainState;
+pub(crate) use sparse::difference;
 pub use stream::{CompressionLevel, PackedGrains, StreamWriter};
 pub use writer::{ImageWriter, Prepared};
 

@@ -1,7 +1,7 @@
-//! TLS by X.509 certificates, in files named as gnutls, QEMU, nbdkit and libnbd name them.
+//! TLS by X.509 certificates: settings of clients and servers, and what a failure means.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
@@ -15,52 +15,16 @@ use rustls::{
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime};
 
+use crate::certificates::{CA_CERT, CA_CRL, CLIENT_CERT, CLIENT_KEY, SERVER_CERT, SERVER_KEY, TlsFiles};
 use crate::{Error, Family, Result};
 
-/// The authorities that are trusted.
-pub const CA_CERT: &str = "ca-cert.pem";
-/// What they have revoked; may be absent.
-pub const CA_CRL: &str = "ca-crl.pem";
-/// A server's certificate, with intermediate ones behind it.
-pub const SERVER_CERT: &str = "server-cert.pem";
-/// Its key.
-pub const SERVER_KEY: &str = "server-key.pem";
-/// A client's certificate; a client without one leaves both away.
-pub const CLIENT_CERT: &str = "client-cert.pem";
-/// Its key.
-pub const CLIENT_KEY: &str = "client-key.pem";
-
-/// A folder with certificates: [`CA_CERT`] and, for a server, [`SERVER_CERT`] and [`SERVER_KEY`], for a client, if the server wants
-/// to know it, [`CLIENT_CERT`] and [`CLIENT_KEY`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct TlsFiles {
-    folder: PathBuf,
-}
-
 impl TlsFiles {
-    /// The files in `folder`, which are read when a configuration is made.
-    pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into() }
-    }
-
-    /// The folder.
-    #[must_use]
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Whether there is a certificate for a client.
-    #[must_use]
-    pub fn has_client_certificate(&self) -> bool {
-        self.folder.join(CLIENT_CERT).exists()
-    }
-
     /// The settings of a client, TLS 1.2 and 1.3. Without `verify` anybody is taken for the server.
     ///
     /// # Errors
     /// [`Family::NotFound`] for a missing file, [`Family::Tls`] for one that holds no certificate or key.
     pub fn client_config(&self, verify: bool) -> Result<Arc<ClientConfig>> {
-        let identity = match (self.folder.join(CLIENT_CERT).exists(), self.folder.join(CLIENT_KEY).exists()) {
+        let identity = match (self.folder().join(CLIENT_CERT).exists(), self.folder().join(CLIENT_KEY).exists()) {
             (false, false) => None,
             _ => Some((self.certificates(CLIENT_CERT)?, self.key(CLIENT_KEY)?)),
         };
@@ -89,12 +53,12 @@ impl TlsFiles {
     }
 
     fn unusable(&self, source: impl std::error::Error + Send + Sync + 'static) -> Error {
-        let what = format!("the certificates in {} cannot be used", self.folder.display());
+        let what = format!("the certificates in {} cannot be used", self.folder().display());
         Error::new(Family::Tls, what).caused_by(source)
     }
 
     fn certificates(&self, name: &str) -> Result<Vec<CertificateDer<'static>>> {
-        let path = self.folder.join(name);
+        let path = self.folder().join(name);
         let read = CertificateDer::pem_file_iter(&path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         match read {
             Ok(found) if !found.is_empty() => Ok(found),
@@ -104,7 +68,7 @@ impl TlsFiles {
     }
 
     fn key(&self, name: &str) -> Result<PrivateKeyDer<'static>> {
-        let path = self.folder.join(name);
+        let path = self.folder().join(name);
         PrivateKeyDer::from_pem_file(&path).map_err(|e| bad_pem(&path, e))
     }
 
@@ -112,7 +76,7 @@ impl TlsFiles {
         let mut roots = RootCertStore::empty();
         for certificate in self.certificates(CA_CERT)? {
             roots.add(certificate).map_err(|e| {
-                let path = self.folder.join(CA_CERT);
+                let path = self.folder().join(CA_CERT);
                 Error::new(Family::Tls, format!("{} holds what is no authority", path.display())).caused_by(e)
             })?;
         }
@@ -120,7 +84,7 @@ impl TlsFiles {
     }
 
     fn revoked(&self) -> Result<Vec<CertificateRevocationListDer<'static>>> {
-        let path = self.folder.join(CA_CRL);
+        let path = self.folder().join(CA_CRL);
         if !path.exists() {
             return Ok(Vec::new());
         }

@@ -76,7 +76,7 @@ pub(super) enum Command {
 /// How to reach the hypervisor.
 #[derive(Args, Clone, Default)]
 pub(super) struct ConnectArgs {
-    /// vpx://USER@HOST/, esx://USER@HOST/ or lab:DIR
+    /// vpx://USER@HOST/, esx://USER@HOST/, qemu:///system (and what libvirt has beside it) or lab:DIR
     #[arg(short, long, value_name = "URI", env = "STILLFRAME_URI")]
     pub(super) connect: Option<String>,
     /// A file whose first line is the password
@@ -204,7 +204,10 @@ pub(super) struct BackupArgs {
     /// The directory to make; its parent must exist
     #[arg(short, long, value_name = "DIR")]
     pub(super) output: PathBuf,
-    /// The kind of VMDK to write
+    /// Copy only what changed since this earlier backup of the VM, which lies beside the new one and is needed with it from then on
+    #[arg(long, value_name = "DIR")]
+    pub(super) since: Option<PathBuf>,
+    /// The kind of VMDK to write; what changed is always written as monolithicSparse
     #[arg(long, value_enum, default_value = "monolithicSparse")]
     pub(super) format: Format,
     #[command(flatten)]
@@ -212,6 +215,9 @@ pub(super) struct BackupArgs {
     /// Requests in flight per disk
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub(super) streams: u8,
+    /// Disks to copy side by side
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(super) disks: u8,
     /// Runs of this machine that may be at work on the host at the same time; one more waits
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) host_jobs: u32,
@@ -224,6 +230,9 @@ pub(super) struct BackupArgs {
     /// Read every disk a second time and compare, which finds bytes that the host or the way to it got wrong
     #[arg(long)]
     pub(super) audit: bool,
+    /// Checkpoints of ours to keep on a libvirt machine; each lets later backups ask what changed since it
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(super) keep_points: u16,
     #[command(flatten)]
     pub(super) show: ShowArgs,
 }
@@ -236,10 +245,11 @@ pub(super) struct FreezeArgs {
     /// What to do when the guest cannot be quiesced: fail, go on, or do not ask it
     #[arg(long, value_enum, default_value = "try")]
     pub(super) quiesce: Quiesce,
-    /// auto, https, nbd, nbdssl, san, hotadd or cos
+    /// auto, https, nbd, nbdssl, san, file, hotadd or cos. The images of a libvirt machine that does not run are locked while they are
+    /// read, so it cannot start meanwhile
     #[arg(long, default_value = "auto")]
     pub(super) transport: String,
-    /// Leave this disk out, such as scsi0:1; may stand more than once
+    /// Leave this disk out, such as scsi0:1 or vda; may stand more than once
     #[arg(long, value_name = "ADDRESS")]
     pub(super) exclude_disk: Vec<String>,
     /// How often the removal of the snapshot is tried again
@@ -248,7 +258,7 @@ pub(super) struct FreezeArgs {
     /// Seconds before the first repetition; doubled each time, up to a minute
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(super) backoff: u64,
-    /// Seconds that making the snapshot may take
+    /// Seconds that making the snapshot may take; at libvirt, that the guest may stand still, and never more than 60
     #[arg(long, value_name = "SECONDS", default_value_t = 1200, value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub(super) snapshot_timeout: u64,
 }

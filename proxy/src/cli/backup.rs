@@ -4,7 +4,7 @@ use super::args::{BackupArgs, ConnectArgs};
 use super::output::{self, size};
 use crate::config::StateDir;
 use crate::error::Result;
-use crate::export::Consistency;
+use crate::export::{Consistency, DiskKind};
 use crate::hypervisor::{Spec, connect};
 use crate::job::{BackupOptions, BackupReport, Cancel, HostLimit, Progress, backup};
 
@@ -12,12 +12,15 @@ pub(super) async fn run(args: BackupArgs) -> Result<()> {
     let spec: Spec = args.spec.parse()?;
     let options = BackupOptions {
         target: args.output.clone(),
+        since: args.since.clone(),
         subformat: args.format.into(),
         quiesce: args.freeze.quiesce,
         transport: args.freeze.transport.parse()?,
         streams: usize::from(args.streams),
         exclude: args.freeze.exclude_disk.clone(),
         audit: args.audit,
+        keep_points: usize::from(args.keep_points),
+        disks_at_once: usize::from(args.disks),
         host: HostLimit { runs: args.host_jobs, wait: Duration::from_secs(args.wait) },
         bandwidth: args.bandwidth,
         removals: args.freeze.removals(),
@@ -59,9 +62,16 @@ pub(super) fn show(report: &BackupReport) -> Result<()> {
     let rows: Vec<Vec<String>> = manifest
         .disks
         .iter()
-        .map(|d| vec![d.address.clone(), d.file.clone(), size(d.capacity), size(d.bytes_read), size(d.bytes_stored)])
+        .map(|d| {
+            let kind = if d.kind == DiskKind::Delta { "delta" } else { "full" };
+            let sizes = [d.capacity, d.bytes_read, d.bytes_stored].map(size);
+            [d.address.clone(), d.file.clone(), kind.to_owned()].into_iter().chain(sizes).collect()
+        })
         .collect();
-    output::table(&["DISK", "IMAGE", "CAPACITY", "READ", "DATA"], &rows);
+    output::table(&["DISK", "IMAGE", "KIND", "CAPACITY", "READ", "DATA"], &rows);
+    if let Some(base) = &manifest.base {
+        output::line(&format!("needs {} beside it (run {})", base.directory, base.run));
+    }
     let consistency = match manifest.consistency {
         Consistency::Quiesced => "quiesced",
         Consistency::CrashConsistent => "crash-consistent",

@@ -6,7 +6,8 @@ use crate::config::StateDir;
 use crate::error::{Context, Result};
 use crate::hypervisor::Connected;
 use crate::job::{Cancel, Progress};
-use crate::restore::{Backup, RestoreOptions, RestorePlan, plan, restore, verify};
+use crate::restore::vsphere::{RestoreOptions, RestorePlan, plan, restore};
+use crate::restore::{Backup, verify};
 
 pub(super) async fn run(args: RestoreArgs) -> Result<()> {
     let options = RestoreOptions {

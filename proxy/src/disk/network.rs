@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 
 use super::source::{SourceFormat, SourceSpec};
 use crate::error::{Error, Family, Result};
-use crate::transport::{NbdDisk, nbd_error};
+use crate::transport::{NbdDisk, from_nbd};
 
 /// The URI that stands where a path may stand; `None` if it is a path.
 ///
@@ -15,7 +15,7 @@ use crate::transport::{NbdDisk, nbd_error};
 /// [`Family::Usage`] for a URI that is wrong, [`Family::Unsupported`] for one that asks for what is not there.
 pub(crate) fn uri_of(path: &Path) -> Result<Option<Uri>> {
     match path.to_str() {
-        Some(text) if Uri::is_one(text) => text.parse().map(Some).map_err(nbd_error),
+        Some(text) if Uri::is_one(text) => text.parse().map(Some).map_err(from_nbd),
         _ => Ok(None),
     }
 }
@@ -40,7 +40,7 @@ pub(super) fn open(uri: &Uri) -> Result<NbdDisk> {
     let what = || format!("cannot open {uri}");
     let runtime = Handle::try_current().map_err(|e| Error::new(Family::Failed, what()).caused_by(e))?;
     let client = runtime.block_on(Client::connect(uri, &Options::default()));
-    client.map(|client| NbdDisk::new(client, runtime)).map_err(|e| nbd_error(e).within(what()))
+    client.map(|client| NbdDisk::new(client, runtime)).map_err(|e| from_nbd(e).within(what()))
 }
 
 /// A name for files that are made from an export.

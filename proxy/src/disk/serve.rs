@@ -18,7 +18,7 @@ use crate::error::{Context, Error, Family, Result};
 use crate::export::CATALOG_NAME;
 use crate::job::Cancel;
 use crate::restore::Backup;
-use crate::transport::nbd_error;
+use crate::transport::from_nbd;
 
 /// A client that has gone may come back at once: programs look first and then open again.
 const LINGER: Duration = Duration::from_millis(500);
@@ -84,7 +84,7 @@ impl Serving {
     pub async fn begin(options: ServeOptions) -> Result<Self> {
         check(&options)?;
         let tls = match &options.certificates {
-            Some(folder) => Some(TlsFiles::new(folder).server_config(options.verify_peer).map_err(nbd_error)?),
+            Some(folder) => Some(TlsFiles::new(folder).server_config(options.verify_peer).map_err(from_nbd)?),
             None => None,
         };
         let (place, encrypted) = (options.place.clone(), tls.is_some());

@@ -10,6 +10,7 @@ use vmdk_rs::{FolderGate, Gate, Image, PlainName, VmdkError};
 
 use super::network;
 use crate::error::{Context, Error, Family, Result};
+use crate::restore::base::base_of_folder;
 use crate::transport::NbdDisk;
 
 /// The form of an image that is read.
@@ -133,7 +134,11 @@ impl Source {
             SourceFormat::Raw => OpenedDisk::Raw(file),
             SourceFormat::Vmdk => {
                 let image = Image::open(Arc::new(file), &spec.name(), &gate);
-                OpenedDisk::Vmdk(Box::new(image.map_err(|e| hinted(crate::image_error(e, what())))?))
+                let image = image.map_err(|e| match gate.state().trouble.take() {
+                    Some(trouble) => trouble.within(what()),
+                    None => hinted(crate::image_error(e, what())),
+                });
+                OpenedDisk::Vmdk(Box::new(image?))
             }
         };
         let stem = spec.path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
@@ -271,6 +276,8 @@ pub(super) struct SourceGate {
 }
 
 struct GateState {
+    /// Why a parent in the folder of another backup was not found.
+    trouble: Option<Error>,
     /// The disk of the chain whose files are asked for.
     depth: usize,
     folder: PathBuf,
@@ -289,7 +296,7 @@ impl SourceGate {
     fn new(path: &Path, map: &[(String, PathBuf)]) -> Result<Self> {
         let (folder, beside) = folder_of(path);
         let beside = beside.map_err(|e| crate::image_error(e, format!("cannot open {}", path.display())))?;
-        let state = GateState { depth: 0, folder, beside: Arc::new(beside), opened: Vec::new() };
+        let state = GateState { depth: 0, folder, beside: Arc::new(beside), opened: Vec::new(), trouble: None };
         Ok(Self { map: map.to_vec(), state: Mutex::new(state) })
     }
 
@@ -377,6 +384,29 @@ impl Gate for SourceGate {
             (state.folder, state.beside) = (folder, beside);
         }
         self.open(name)
+    }
+
+    /// Other folders are those of the backups that the one in this folder needs, and no others: an image alone opens nothing there.
+    fn open_parent_in(&self, _: &PlainName, name: &PlainName) -> Result<Arc<dyn ReadAt>, VmdkError> {
+        if self.mapped(name.as_str()).is_some() {
+            return self.open_parent(name);
+        }
+        let folder = self.state().folder.clone();
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { &folder };
+        match base_of_folder(folder) {
+            Ok(None) => self.open_parent(name),
+            Ok(Some(base)) => {
+                let (path, gate) = base.into_parts();
+                let mut state = self.state();
+                (state.folder, state.beside) = (path, Arc::new(gate));
+                drop(state);
+                self.open_parent(name)
+            }
+            Err(error) => {
+                self.state().trouble = Some(error);
+                Err(VmdkError::Denied { name: name.to_string() })
+            }
+        }
     }
 
     fn open_device(&self, name: &str) -> Result<Arc<dyn ReadAt>, VmdkError> {

@@ -2,6 +2,7 @@
 //! on the way. Whatever the size of the disk, memory stays the same.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::StreamExt;
@@ -10,7 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use vmdk_rs::{ImageWriter, is_zero};
 
-use super::digest::{BLOCK, DigestBuilder, DiskDigest};
+use super::digest::{BLOCK, DiskDigest};
+use super::hashes::{HashWriter, Record};
 use super::plan;
 use crate::error::{Context, Error, Family, Result};
 use crate::hypervisor::worth_rereading;
@@ -40,9 +42,21 @@ impl Default for Buffers {
 impl Buffers {
     async fn take(&self) -> Result<Buffer> {
         let permit = self.permits.clone().acquire_owned().await.failed(|| "the copy was stopped".into())?;
+        Ok(self.buffer(permit))
+    }
+
+    /// Room for a block and for what it was before. Both at once: two who have one each and wait for another would wait for ever.
+    pub(super) async fn take_two(&self) -> Result<(Buffer, Buffer)> {
+        let two = self.permits.clone().acquire_many_owned(2).await;
+        let mut first = two.failed(|| "the copy was stopped".into())?;
+        let second = first.split(1).ok_or_else(|| Error::new(Family::Failed, "the copy was stopped"))?;
+        Ok((self.buffer(first), self.buffer(second)))
+    }
+
+    fn buffer(&self, permit: OwnedSemaphorePermit) -> Buffer {
         let memory = self.lock().pop().unwrap_or_else(|| vec![0; BLOCK as usize + ALIGNMENT]);
         let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        Ok(Buffer { memory, start, len: 0, home: self.clone(), _permit: permit })
+        Buffer { memory, start, len: 0, home: self.clone(), _permit: permit }
     }
 
     /// Waits until no block is being written any more.
@@ -57,7 +71,7 @@ impl Buffers {
 }
 
 /// Room for one block.
-struct Buffer {
+pub(super) struct Buffer {
     memory: Vec<u8>,
     start: usize,
     len: usize,
@@ -66,8 +80,14 @@ struct Buffer {
 }
 
 impl Buffer {
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         &self.memory[self.start..self.start + self.len]
+    }
+
+    /// Makes it `len` bytes long, whatever they are.
+    pub(super) fn stretch(&mut self, len: usize) -> &mut [u8] {
+        self.len = len.min(BLOCK as usize);
+        &mut self.memory[self.start..self.start + self.len]
     }
 
     /// Adds bytes. A block has room for them.
@@ -93,6 +113,8 @@ pub struct CopyOptions {
     pub retry: Retry,
     /// Decides which unused places are sampled.
     pub seed: Vec<u8>,
+    /// An empty file for the hashes of the blocks.
+    pub hashes: Option<Arc<File>>,
 }
 
 /// What came of a copy.
@@ -155,7 +177,7 @@ pub async fn copy_disk(
         retry: options.retry,
         meter: meter.clone(),
         queue: Mutex::new(segments.into_iter().enumerate().collect::<Vec<_>>().into_iter()),
-        sum: Mutex::new(Sum::new(capacity)),
+        sum: Mutex::new(Sum::new(capacity, HashWriter::new(options.hashes.clone(), capacity).map_err(no_hashes)?)),
     });
     let mut streams = JoinSet::new();
     for _ in 0..options.streams.max(1) {
@@ -173,7 +195,8 @@ pub async fn copy_disk(
     drop(streams);
     let work = Arc::into_inner(work).ok_or_else(|| Error::new(Family::Failed, "a copying task did not end"))?;
     let sum = work.sum.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok(Copied { digest: sum.builder.finish(), read: sum.read, stored: sum.stored, read_all_because })
+    let digest = sum.hashes.finish().map_err(no_hashes)?;
+    Ok(Copied { digest, read: sum.read, stored: sum.stored, read_all_because })
 }
 
 /// What to read: what the host says is in use, if a sample of the rest bears it out; else everything.
@@ -227,33 +250,34 @@ struct Work {
 /// one segment is late is bounded by the time that its retries may take.
 struct Sum {
     capacity: u64,
-    builder: DigestBuilder,
+    hashes: HashWriter,
     next: usize,
-    early: BTreeMap<usize, Vec<(u64, blake3::Hash)>>,
+    early: BTreeMap<usize, Vec<Record>>,
     read: u64,
     stored: u64,
 }
 
 impl Sum {
-    fn new(capacity: u64) -> Self {
-        Self { capacity, builder: DigestBuilder::new(capacity), next: 0, early: BTreeMap::new(), read: 0, stored: 0 }
+    fn new(capacity: u64, hashes: HashWriter) -> Self {
+        Self { capacity, hashes, next: 0, early: BTreeMap::new(), read: 0, stored: 0 }
     }
 
-    fn segment_done(&mut self, number: usize, len: u64, hashes: Vec<(u64, blake3::Hash)>) {
+    fn segment_done(&mut self, number: usize, len: u64, hashes: Vec<Record>) -> Result<()> {
         self.read += len;
         self.early.insert(number, hashes);
         while let Some(ready) = self.early.remove(&self.next) {
-            for (index, hash) in ready {
-                self.builder.block(index, &hash);
-                self.stored += BLOCK.min(self.capacity - index * BLOCK);
+            for record in ready {
+                self.hashes.block(&record).map_err(no_hashes)?;
+                self.stored += BLOCK.min(self.capacity - record.0 * BLOCK);
             }
             self.next += 1;
         }
+        Ok(())
     }
 }
 
 /// A block's index and hash, or nothing if it was all zeros.
-type Hashed = Option<(u64, blake3::Hash)>;
+type Hashed = Option<Record>;
 type Pending = tokio::task::JoinHandle<Result<Hashed>>;
 
 impl Work {
@@ -264,12 +288,12 @@ impl Work {
             let len = span.end - span.start;
             let hashes = self.segment(span).await?;
             let mut sum = self.sum.lock().unwrap_or_else(PoisonError::into_inner);
-            sum.segment_done(number, len, hashes);
+            sum.segment_done(number, len, hashes)?;
         }
     }
 
     /// Copies one segment, taking broken reads up again at the block where they stopped.
-    async fn segment(&self, span: Span) -> Result<Vec<(u64, blake3::Hash)>> {
+    async fn segment(&self, span: Span) -> Result<Vec<Record>> {
         let mut blocks = FuturesOrdered::new();
         let mut hashes = Vec::new();
         let mut at = span.start;
@@ -347,7 +371,11 @@ impl Work {
     }
 }
 
-fn cannot_write(error: vmdk_rs::VmdkError, at: u64) -> Error {
+pub(super) fn no_hashes(error: std::io::Error) -> Error {
+    super::with_space_hint(Error::new(Family::Failed, "cannot write the hashes of the blocks").caused_by(error))
+}
+
+pub(super) fn cannot_write(error: vmdk_rs::VmdkError, at: u64) -> Error {
     let error =
         Error::new(Family::Failed, format!("cannot write the image at byte {at:#x} of the disk")).caused_by(error);
     super::with_space_hint(error)

@@ -7,14 +7,16 @@ use vmdk_rs::PlainName;
 
 use super::DiskDigest;
 use crate::error::{Error, Family, Result};
-use crate::hypervisor::{Place, Power};
+use crate::hypervisor::{HypervisorKind, Place, Power};
 use crate::job::{Quiesce, RunId};
 
 /// The manifest's name in a backup directory.
 pub const MANIFEST_NAME: &str = "manifest.json";
 
-/// The number of this layout. A reader refuses newer ones.
-const FORMAT: u32 = 1;
+/// The number of the newest layout. A reader refuses newer ones.
+const FORMAT: u32 = 2;
+/// The layout of backups that need no other one. Versions that know no deltas read it.
+const WHOLE: u32 = 1;
 /// A manifest has some hundred bytes per disk.
 const MAX_LEN: usize = 16 << 20;
 
@@ -30,11 +32,36 @@ pub enum Consistency {
     PoweredOff,
 }
 
+/// What an image holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskKind {
+    /// The whole disk.
+    #[default]
+    Full,
+    /// What differs from the same disk in the base.
+    Delta,
+}
+
+/// The backup that this one is a delta to. Its directory lies beside this one's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseEntry {
+    /// The directory's name then. It is found under other names too, by its run.
+    pub directory: String,
+    /// The run that made it.
+    pub run: RunId,
+    /// BLAKE3 of its manifest, hex: a base that was changed since is none.
+    pub manifest: String,
+}
+
 /// The VM that was backed up.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VmEntry {
     /// Display name.
     pub name: String,
+    /// What it ran under: whose configuration the files hold. Of libvirt, `config.xml` is the domain's XML.
+    #[serde(default)]
+    pub hypervisor: HypervisorKind,
     /// BIOS UUID.
     pub uuid: Option<String>,
     /// The UUID that the hypervisor keeps unique.
@@ -62,6 +89,12 @@ pub struct DiskEntry {
     pub file: String,
     /// All files of the image.
     pub files: Vec<String>,
+    /// What the image holds.
+    #[serde(default)]
+    pub kind: DiskKind,
+    /// The file with the hashes of the disk's blocks. Backups of older versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hashes: Option<String>,
     /// Capacity in bytes.
     pub capacity: u64,
     /// The file it ran from, as the hypervisor named it.
@@ -78,7 +111,7 @@ pub struct DiskEntry {
     pub bytes_stored: u64,
     /// The route they took.
     pub route: String,
-    /// Why everything was read, if it was.
+    /// Why everything was read, or why this is no delta though one was asked for.
     pub read_all_because: Option<String>,
 }
 
@@ -107,7 +140,7 @@ pub struct FileEntry {
 /// A whole manifest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Manifest {
-    /// `FORMAT` of the writer.
+    /// The number of its layout: 1, or 2 if there is a base.
     pub format: u32,
     /// The program version of the writer.
     pub stillframe: String,
@@ -121,6 +154,9 @@ pub struct Manifest {
     pub server: String,
     /// The VM.
     pub vm: VmEntry,
+    /// The backup that this one needs, if it holds deltas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseEntry>,
     /// What was asked of the guest.
     pub quiesce: Quiesce,
     /// What came of it.
@@ -138,8 +174,11 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// The number of the layout that this version writes.
-    pub const FORMAT: u32 = FORMAT;
+    /// The number of the layout that is written: the oldest that tells everything.
+    #[must_use]
+    pub const fn layout(base: Option<&BaseEntry>) -> u32 {
+        if base.is_some() { FORMAT } else { WHOLE }
+    }
 
     /// Reads a manifest and checks every name in it.
     ///
@@ -166,9 +205,16 @@ impl Manifest {
             );
         }
         let manifest: Self = serde_json::from_slice(bytes).map_err(not_json)?;
+        manifest.check_names()?;
+        manifest.check_base()?;
+        Ok(manifest)
+    }
+
+    fn check_names(&self) -> Result<()> {
+        let corrupt = |what: String| Error::new(Family::Corrupt, what);
         let mut seen = HashSet::new();
-        let files = manifest.disks.iter().flat_map(|disk| &disk.files).chain(manifest.files.iter().map(|f| &f.name));
-        for name in files {
+        let images = self.disks.iter().flat_map(|disk| disk.files.iter().chain(&disk.hashes));
+        for name in images.chain(self.files.iter().map(|file| &file.name)) {
             if PlainName::new(name).is_err() {
                 return Err(corrupt(format!("{MANIFEST_NAME} names the file \"{name}\": expected a plain file name")));
             }
@@ -176,9 +222,102 @@ impl Manifest {
                 return Err(corrupt(format!("{MANIFEST_NAME} names the file \"{name}\" twice")));
             }
         }
-        if let Some(disk) = manifest.disks.iter().find(|disk| !disk.files.contains(&disk.file)) {
-            return Err(corrupt(format!("{MANIFEST_NAME}: \"{}\" is not among its disk's files", disk.file)));
+        match self.disks.iter().find(|disk| !disk.files.contains(&disk.file)) {
+            Some(disk) => Err(corrupt(format!("{MANIFEST_NAME}: \"{}\" is not among its disk's files", disk.file))),
+            None => Ok(()),
         }
-        Ok(manifest)
+    }
+
+    fn check_base(&self) -> Result<()> {
+        let corrupt = |what: String| Error::new(Family::Corrupt, what);
+        if self.format != Self::layout(self.base.as_ref()) {
+            let layout = self.format;
+            return Err(corrupt(format!("{MANIFEST_NAME} has layout {layout}: expected 1 without a base, 2 with one")));
+        }
+        if let Some(base) = &self.base
+            && (PlainName::new(&base.directory).is_err() || base.run == self.run)
+        {
+            let name = &base.directory;
+            return Err(corrupt(format!(
+                "{MANIFEST_NAME} names the base \"{name}\": expected another folder beside it"
+            )));
+        }
+        match self.disks.iter().find(|disk| disk.kind == DiskKind::Delta) {
+            Some(disk) if self.base.is_none() => {
+                Err(corrupt(format!("{MANIFEST_NAME}: {} is a delta, and there is no base", disk.address)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn manifest() -> Value {
+        json!({
+            "format": 1, "stillframe": "0", "run": "6f2d3b1e-0001-4000-8000-000000000001", "started": "", "finished": "",
+            "server": "", "quiesce": "try", "consistency": "powered-off", "snapshot_ms": 0,
+            "vm": { "name": "a", "uuid": null, "instance_uuid": null, "moref": "vm-1", "power": null, "firmware": "bios",
+                "hardware_version": 4, "config_path": "", "place": Place::default() },
+            "disks": [{ "address": "scsi0:0", "file": "a.vmdk", "files": ["a.vmdk"], "capacity": 512, "source": "",
+                "uuid": null, "change_id": null, "digest": format!("blake3-blocks:{}", "0".repeat(64)), "bytes_read": 0,
+                "bytes_stored": 0, "route": "https", "read_all_because": null }],
+            "skipped": [], "files": [], "warnings": [],
+        })
+    }
+
+    fn parse(edit: impl FnOnce(&mut Value)) -> Result<Manifest> {
+        let mut value = manifest();
+        edit(&mut value);
+        Manifest::parse(value.to_string().as_bytes())
+    }
+
+    fn base(name: &str, run: &str) -> Value {
+        json!({ "directory": name, "run": run, "manifest": "00" })
+    }
+
+    const OTHER: &str = "6f2d3b1e-0002-4000-8000-000000000001";
+
+    #[test]
+    fn a_manifest_of_before_there_were_deltas_is_one_of_full_disks() {
+        let read = parse(|_| ()).unwrap();
+        assert_eq!((read.base, read.disks[0].kind, &read.disks[0].hashes), (None, DiskKind::Full, &None));
+    }
+
+    #[test]
+    fn a_base_takes_layout_2_which_older_versions_refuse() {
+        let with = |format: u32, name: &str, run: &str| {
+            parse(|m| {
+                m["format"] = json!(format);
+                m["base"] = base(name, run);
+                m["disks"][0]["kind"] = json!("delta");
+            })
+        };
+        assert_eq!(with(2, "full 1", OTHER).unwrap().base.unwrap().directory, "full 1");
+        for (format, name, run) in [
+            (1, "full 1", OTHER),
+            (2, "../full 1", OTHER),
+            (2, "..", OTHER),
+            (2, "full 1", "6f2d3b1e-0001-4000-8000-000000000001"),
+        ] {
+            assert_eq!(with(format, name, run).unwrap_err().family(), Family::Corrupt, "{format} {name}");
+        }
+        assert_eq!(with(3, "full 1", OTHER).unwrap_err().family(), Family::Unsupported);
+    }
+
+    #[test]
+    fn deltas_without_a_base_and_hashes_that_are_another_file_are_refused() {
+        for edit in [
+            (|m| m["disks"][0]["kind"] = json!("delta")) as fn(&mut Value),
+            |m| m["disks"][0]["hashes"] = json!("A.vmdk"),
+            |m| m["disks"][0]["hashes"] = json!("../a.hashes"),
+            |m| m["format"] = json!(2),
+        ] {
+            assert_eq!(parse(edit).unwrap_err().family(), Family::Corrupt);
+        }
+        assert!(parse(|m| m["disks"][0]["hashes"] = json!("a.hashes")).is_ok());
     }
 }

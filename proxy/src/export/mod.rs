@@ -4,15 +4,21 @@
 
 mod catalog;
 mod copy;
+mod delta;
 mod digest;
+mod hashes;
 mod manifest;
 mod plan;
 mod staging;
 
 pub use catalog::{Catalog, CatalogError};
 pub use copy::{BlockSink, Buffers, Copied, CopyOptions, Discard, copy_disk};
-pub use digest::{BLOCK, DiskDigest, OrderedDigest, digest_of};
-pub use manifest::{Consistency, DiskEntry, FileEntry, MANIFEST_NAME, Manifest, SkippedDisk, VmEntry};
+pub use delta::{Base, Delta, DeltaWork, copy_changes, open_hashes};
+pub use digest::{BLOCK, DiskDigest, OrderedDigest, SparseDigest, digest_of};
+pub use hashes::{BlockHashes, write_hashes};
+pub use manifest::{
+    BaseEntry, Consistency, DiskEntry, DiskKind, FileEntry, MANIFEST_NAME, Manifest, SkippedDisk, VmEntry,
+};
 pub use staging::Staging;
 pub(crate) use staging::with_space_hint;
 

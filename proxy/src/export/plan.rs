@@ -21,7 +21,12 @@ pub(super) fn spans_to_read(allocated: &[Span], capacity: u64) -> Vec<Span> {
         .map(|span| span.start / BLOCK * BLOCK..span.end.next_multiple_of(BLOCK).min(capacity))
         .collect();
     spans.sort_by_key(|span| span.start);
-    let mut joined: Vec<Span> = Vec::with_capacity(spans.len());
+    joined(spans)
+}
+
+/// Sorted spans, those joined that touch or overlap.
+fn joined(spans: impl IntoIterator<Item = Span>) -> Vec<Span> {
+    let mut joined: Vec<Span> = Vec::new();
     for span in spans {
         match joined.last_mut() {
             Some(last) if span.start <= last.end => last.end = last.end.max(span.end),
@@ -29,6 +34,51 @@ pub(super) fn spans_to_read(allocated: &[Span], capacity: u64) -> Vec<Span> {
         }
     }
     joined
+}
+
+/// What is read of what changed: in whole pages, which every source has, and never more.
+const PAGE: u64 = 4096;
+
+/// Changed spans in whole pages, sorted, apart and inside the disk, whatever order they came in.
+pub(super) fn whole_pages(changed: &[Span], capacity: u64) -> Vec<Span> {
+    let inside = changed.iter().filter(|span| span.start < span.end && span.start < capacity);
+    let whole = |span: &Span| {
+        let end = span.end.min(capacity).next_multiple_of(PAGE).min(capacity);
+        span.start / PAGE * PAGE..end
+    };
+    let mut spans: Vec<Span> = inside.map(whole).collect();
+    spans.sort_by_key(|span| span.start);
+    joined(spans)
+}
+
+/// A block of which something changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unit {
+    /// The block's number.
+    pub(super) index: u64,
+    /// What changed of it: one span at least.
+    pub(super) spans: Vec<Span>,
+}
+
+/// The blocks that `changed` touches, in order. They are made one at a time: a disk has many.
+pub(super) fn units(changed: &[Span], capacity: u64) -> impl Iterator<Item = Unit> + '_ {
+    let (mut number, mut at) = (0, 0);
+    std::iter::from_fn(move || {
+        let first = changed.get(number)?;
+        at = at.max(first.start);
+        let index = at / BLOCK;
+        let end = ((index + 1) * BLOCK).min(capacity);
+        let mut spans = Vec::new();
+        while let Some(span) = changed.get(number).filter(|span| span.start < end) {
+            spans.push(at.max(span.start)..span.end.min(end));
+            at = span.end.min(end);
+            if span.end > end {
+                break; // goes on in the next block
+            }
+            number += 1;
+        }
+        Some(Unit { index, spans })
+    })
 }
 
 /// What lies between `spans`.
@@ -88,6 +138,27 @@ mod tests {
     fn spans_beyond_the_disk_are_cut() {
         let spans = spans_to_read(&[0..u64::MAX / 2, 9 * MIB..10 * MIB], 2 * MIB);
         assert_eq!(spans.as_slice(), std::slice::from_ref(&(0..2 * MIB)));
+    }
+
+    #[test]
+    fn changed_spans_grow_to_pages_and_no_further() {
+        let changed = [9 * PAGE + 5..9 * PAGE + 6, PAGE - 1..PAGE + 1, 3 * PAGE..3 * PAGE, 2 * PAGE..3 * PAGE];
+        assert_eq!(whole_pages(&changed, 100 * PAGE), [0..3 * PAGE, 9 * PAGE..10 * PAGE]);
+        assert_eq!(whole_pages(&changed, 9 * PAGE + 512), [0..3 * PAGE, 9 * PAGE..9 * PAGE + 512]);
+        assert!(whole_pages(&changed, 0).is_empty() && whole_pages(&[5..u64::MAX], 5).is_empty());
+    }
+
+    #[test]
+    fn units_are_the_touched_blocks_in_order_and_their_spans_are_the_changed_ones() {
+        let capacity = 7 * MIB + 512;
+        let changed = [0..PAGE, 2 * PAGE..3 * PAGE, MIB - PAGE..3 * MIB + PAGE, 5 * MIB..6 * MIB, 7 * MIB..capacity];
+        let units: Vec<_> = units(&changed, capacity).collect();
+        let indices: Vec<_> = units.iter().map(|unit| unit.index).collect();
+        assert_eq!(indices, [0, 1, 2, 3, 5, 7]);
+        assert_eq!(units[0].spans, [0..PAGE, 2 * PAGE..3 * PAGE, MIB - PAGE..MIB]);
+        let spans: Vec<Span> = units.into_iter().flat_map(|unit| unit.spans).collect();
+        assert_eq!(joined(spans), changed);
+        assert_eq!(super::units(&[], capacity).count(), 0);
     }
 
     #[test]

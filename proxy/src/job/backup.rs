@@ -1,36 +1,40 @@
 //! The straight line of an image backup: intent, snapshot, copy, directory, catalog, snapshot gone, done.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use vmdk_rs::{AdapterType, CreateOptions, ImageWriter, Subformat};
 
 use super::freeze::{choose_disks, consistency_of, frozen_disks, refuse_preexisting};
-use super::snapshot::{Made, Quiesce, Wish, make, remove_and_verify, still_there};
+use super::one_disk::{Copying, OneDisk};
+use super::since::Since;
+use super::snapshot::{Made, Quiesce, Wish, make, remove_and_verify, still_there, thaw_late};
 use super::{Act, Cancel, HostLimit, Journal, Progress, Retry, RunId, cleanup};
 use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
 use crate::export::{
-    Buffers, CATALOG_NAME, Catalog, Consistency, CopyOptions, Discard, DiskEntry, FileEntry, MANIFEST_NAME, Manifest,
-    SkippedDisk, Staging, VmEntry, copy_disk, with_space_hint,
+    Buffers, CATALOG_NAME, Catalog, Consistency, DiskEntry, DiskKind, FileEntry, MANIFEST_NAME, Manifest, SkippedDisk,
+    Staging, VmEntry,
 };
 use crate::hypervisor::{Bus, Connected, Disk, DiskAddress, Power, VmConfig, VmInfo};
 use crate::transport::{self, Route, Throttle, Transport};
 
-/// Disks copied side by side.
-const DISKS_AT_ONCE: usize = 4;
 /// A `.vmx` has some kilobytes, an NVRAM less than one megabyte.
 const MAX_REQUIRED_FILE: u64 = 16 << 20;
 /// Logs may grow; a longer one is left out with a warning.
 const MAX_OTHER_FILE: u64 = 8 << 20;
+
+/// Points that are kept of a VM unless somebody says otherwise: a week of days, and one.
+pub const KEEP_POINTS: usize = 8;
 
 /// How a backup is made.
 #[derive(Clone, Debug)]
 pub struct BackupOptions {
     /// The directory to make.
     pub target: PathBuf,
+    /// An earlier backup of the VM beside it: only what changed since then is copied.
+    pub since: Option<PathBuf>,
     /// The kind of VMDK.
     pub subformat: Subformat,
     /// What is asked of the guest.
@@ -43,10 +47,14 @@ pub struct BackupOptions {
     pub exclude: Vec<String>,
     /// Read every disk a second time and compare: finds bytes that the host or the way to it got wrong.
     pub audit: bool,
+    /// Disks copied side by side.
+    pub disks_at_once: usize,
     /// How many runs may burden the host.
     pub host: HostLimit,
     /// Bytes a second that may be read from it, over all disks.
     pub bandwidth: Option<u64>,
+    /// Points in the change log that are kept of this VM, where points are things of their own.
+    pub keep_points: usize,
     /// How often the removal of the snapshot is tried.
     pub removals: Retry,
     /// The command, for the journal.
@@ -89,10 +97,14 @@ pub async fn backup(
     let (disks, skipped) = choose_disks(&config, &options.exclude)?;
     check_format(&config, &disks, options.subformat)?;
     refuse_preexisting(connected, &config).await?;
+    let since = match &options.since {
+        None => None,
+        Some(earlier) => Some(Since::open(earlier, &staging, connected, &config, &disks, progress, cancel).await?),
+    };
 
     let mut journal = Journal::begin(state, run, &options.command, &connected.uri.to_string())?;
     let throttle = options.bandwidth.map(Throttle::new);
-    let work = Work { connected, config, options, progress, cancel, route, throttle, staging, skipped, run };
+    let work = Work { connected, config, options, progress, cancel, route, throttle, staging, since, skipped, run };
     let result = cleanup::no_panic(work.run(&mut journal, &disks)).await;
     let manifest = match result {
         Ok(manifest) => manifest,
@@ -105,23 +117,18 @@ pub async fn backup(
     Ok(BackupReport { directory: work.staging.target().to_owned(), manifest, seconds })
 }
 
-struct Work<'a> {
-    connected: &'a Connected,
-    config: VmConfig,
-    options: &'a BackupOptions,
-    progress: &'a Progress,
-    cancel: &'a Cancel,
-    route: Route,
-    throttle: Option<Throttle>,
-    staging: Staging,
+pub(super) struct Work<'a> {
+    pub(super) connected: &'a Connected,
+    pub(super) config: VmConfig,
+    pub(super) options: &'a BackupOptions,
+    pub(super) progress: &'a Progress,
+    pub(super) cancel: &'a Cancel,
+    pub(super) route: Route,
+    pub(super) throttle: Option<Throttle>,
+    pub(super) staging: Staging,
+    pub(super) since: Option<Since>,
+    pub(super) run: RunId,
     skipped: Vec<SkippedDisk>,
-    run: RunId,
-}
-
-/// One disk on its way.
-struct Copying {
-    entry: DiskEntry,
-    writer: Arc<ImageWriter>,
 }
 
 impl Work<'_> {
@@ -130,11 +137,12 @@ impl Work<'_> {
         let started = jiff::Timestamp::now().to_string();
         let directory = journal.intend(Act::Directory { path: self.staging.path().to_owned() })?;
         self.staging.create()?;
-        let mut warnings = Vec::new();
+        let mut warnings = self.config.notes.clone();
         let files = self.cancel.or_stop(self.save_config_files(&mut warnings)).await?;
         let name = self.config.info.name.clone();
         self.progress.step(&format!("{name}: taking the snapshot"));
-        let wish = Wish { quiesce: self.options.quiesce, disks, route: self.route, since: &[], keep_point: true };
+        let points = self.since.as_ref().map(Since::points).unwrap_or_default();
+        let wish = Wish { quiesce: self.options.quiesce, disks, route: self.route, since: &points, keep_point: true };
         let snapshot = make(hypervisor, &self.config, &wish, journal, self.cancel).await?;
         let consistency = consistency_of(hypervisor.quiescer(), &self.config, &snapshot, wish.quiesce, &mut warnings)?;
         let frozen = frozen_disks(hypervisor, &self.config, &snapshot, disks, &self.skipped).await?;
@@ -144,10 +152,7 @@ impl Work<'_> {
         let mut copies = copies?;
         still_there(hypervisor, &self.config, &snapshot.id).await?;
         self.progress.step(&format!("{name}: completing {}", self.staging.target().display()));
-        warnings.extend(copies.iter().filter_map(|copy| {
-            let why = copy.entry.read_all_because.as_ref()?;
-            why.contains("holds data").then(|| format!("{}: {why}", copy.entry.address))
-        }));
+        warnings.extend(copies.iter().filter_map(|copy| self.warning(&copy.entry)));
 
         // The frozen disks are not needed any more: the snapshot goes while the files are being synced.
         let info = &self.config.info;
@@ -162,14 +167,26 @@ impl Work<'_> {
         journal.settle(directory)?;
         if let Some(point) = snapshot.point {
             journal.settle(point)?; // its backup is there: from now on it stands for it
+            self.prune().await;
         }
-        removed.map_err(|left| {
+        let thawed = thaw_late(hypervisor, &self.config, &snapshot, journal).await;
+        removed.and(thawed).map_err(|left| {
             left.within(format!(
-                "the backup in {} is complete, but its snapshot is not gone",
+                "the backup in {} is complete, but not all that it needed is undone",
                 self.staging.target().display()
             ))
         })?;
         Ok(manifest)
+    }
+
+    /// Old points cost the host memory and writes. Those that nobody can remove now are removed by a later run.
+    async fn prune(&self) {
+        let vm = &self.config.info;
+        match self.connected.hypervisor.prune_points(&vm.moref, self.options.keep_points).await {
+            Ok(gone) if gone.is_empty() => {}
+            Ok(gone) => tracing::info!("{}: removed old checkpoints: {}", vm.name, gone.join(", ")),
+            Err(error) => tracing::warn!("{}: old checkpoints are not removed: {}", vm.name, error.line()),
+        }
     }
 
     /// Copies `.vmx`, NVRAM and the like into the directory.
@@ -205,71 +222,20 @@ impl Work<'_> {
     }
 
     async fn copy_all(&self, snapshot: &Made, frozen: &[Disk], buffers: &Buffers) -> Result<Vec<Copying>> {
-        let copies = frozen.iter().map(|disk| self.copy_one(snapshot, disk, buffers));
-        stream::iter(copies).buffered(DISKS_AT_ONCE).try_collect().await
+        let copies = frozen.iter().map(|disk| OneDisk { work: self, snapshot, disk, buffers });
+        stream::iter(copies.map(async |one: OneDisk<'_>| one.copy().await))
+            .buffered(self.options.disks_at_once.max(1))
+            .try_collect()
+            .await
     }
 
-    async fn copy_one(&self, snapshot: &Made, disk: &Disk, buffers: &Buffers) -> Result<Copying> {
-        let address = disk.address;
-        let label = format!("{} {address}", self.config.info.name);
-        let within = |error: Error| error.within(format!("cannot copy {address} of {}", self.config.info.name));
-        let link = self.connected.link();
-        let open = || async {
-            let open = transport::open(&link, self.route, &self.config, &snapshot.id, disk);
-            let disk = self.cancel.or_stop(open).await.map_err(within)?;
-            let disk = match &self.throttle {
-                Some(throttle) => throttle.limit(disk),
-                None => disk,
-            };
-            Ok::<Arc<dyn transport::FrozenDisk>, Error>(disk.into())
-        };
-        let source = open().await?;
-        let file = image_name(disk);
-        let options = image_options(&self.config, self.options.subformat, disk);
-        let writer = ImageWriter::create(self.staging.path(), &file, &options)
-            .failed(|| format!("cannot create {file}"))
-            .map_err(|e| within(with_space_hint(e)))?;
-        let writer = Arc::new(writer);
-        let meter = self.progress.meter(&label, disk.capacity);
-        let copy = CopyOptions {
-            streams: self.options.streams,
-            retry: Retry::READS,
-            seed: format!("{}{address}", self.run).into_bytes(),
-        };
-        let copied = copy_disk(source, writer.clone(), buffers, &copy, &meter, self.cancel).await;
-        let copied = copied.map_err(within)?;
-        meter.finish();
-        if self.options.audit {
-            let meter = self.progress.meter(&format!("{label} (second reading)"), disk.capacity);
-            // Other samples than the first time, so that more of what the host calls unused is looked at.
-            let copy = CopyOptions { seed: format!("{} again{address}", self.run).into_bytes(), ..copy };
-            // Opened again, because what was read through a chain is kept for a while.
-            let again = copy_disk(open().await?, Arc::new(Discard), buffers, &copy, &meter, self.cancel).await;
-            let again = again.map_err(within)?;
-            meter.finish();
-            if again.digest != copied.digest {
-                let what =
-                    format!("two readings of the frozen {address} differ: {} and {}", copied.digest, again.digest);
-                return Err(within(
-                    Error::new(Family::Corrupt, what).hint("the host or the way to it changes bytes; check both"),
-                ));
-            }
+    /// What a person should know of a disk that was read whole.
+    fn warning(&self, entry: &DiskEntry) -> Option<String> {
+        let why = entry.read_all_because.as_ref()?;
+        if self.since.is_some() {
+            return Some(format!("{}: backed up whole, because {why}", entry.address));
         }
-        let entry = DiskEntry {
-            address: address.to_string(),
-            files: vec![file.clone()],
-            file,
-            capacity: disk.capacity,
-            source: disk.root_file(),
-            uuid: disk.uuid.clone(),
-            change_id: disk.change_id.clone(),
-            digest: copied.digest,
-            bytes_read: copied.read,
-            bytes_stored: copied.stored,
-            route: self.route.to_string(),
-            read_all_because: copied.read_all_because,
-        };
-        Ok(Copying { entry, writer })
+        why.contains("holds data").then(|| format!("{}: {why}", entry.address))
     }
 
     /// Finishes the images, writes manifest and catalog, and gives the directory its name.
@@ -284,11 +250,18 @@ impl Work<'_> {
     ) -> Result<Manifest> {
         let mut disks = Vec::new();
         for copy in copies.drain(..) {
-            disks.push(finish_image(copy).await?);
+            disks.push(copy.finish().await?);
         }
+        let base = match &self.since {
+            Some(since) if disks.iter().any(|disk| disk.kind == DiskKind::Delta) => {
+                since.still_there(&self.staging)?;
+                Some(since.entry())
+            }
+            _ => None,
+        };
         let info = &self.config.info;
         let manifest = Manifest {
-            format: Manifest::FORMAT,
+            format: Manifest::layout(base.as_ref()),
             stillframe: env!("CARGO_PKG_VERSION").into(),
             run: self.run,
             started,
@@ -296,6 +269,7 @@ impl Work<'_> {
             server: self.connected.hypervisor.describe(),
             vm: VmEntry {
                 name: info.name.clone(),
+                hypervisor: self.connected.hypervisor.kind(),
                 uuid: info.uuid.clone(),
                 instance_uuid: info.instance_uuid.clone(),
                 moref: info.moref.0.clone(),
@@ -305,6 +279,7 @@ impl Work<'_> {
                 config_path: self.config.config_path.clone(),
                 place: self.config.place.clone(),
             },
+            base,
             quiesce: self.options.quiesce,
             consistency,
             snapshot_ms: snapshot.took_ms,
@@ -321,19 +296,7 @@ impl Work<'_> {
     }
 }
 
-/// Writes tables and descriptor and syncs the files.
-async fn finish_image(copy: Copying) -> Result<DiskEntry> {
-    let Copying { mut entry, writer } = copy;
-    let writer =
-        Arc::into_inner(writer).ok_or_else(|| Error::new(Family::Failed, "an image is still being written"))?;
-    let files =
-        tokio::task::spawn_blocking(move || writer.finish()).await.failed(|| "an image was not finished".into())?;
-    let files = files.failed(|| format!("cannot finish {}", entry.file)).map_err(with_space_hint)?;
-    entry.files = files.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect();
-    Ok(entry)
-}
-
-fn image_options(config: &VmConfig, subformat: Subformat, disk: &Disk) -> CreateOptions {
+pub(super) fn image_options(config: &VmConfig, subformat: Subformat, disk: &Disk) -> CreateOptions {
     CreateOptions {
         adapter: if disk.address.bus == Bus::Scsi { AdapterType::LsiLogic } else { AdapterType::Ide },
         hardware_version: config.hardware_version,
@@ -362,7 +325,7 @@ fn file_name(path: &str, taken: &[FileEntry]) -> Option<String> {
 }
 
 /// VCB's name of a disk's image: `scsi0-1-0-data.vmdk` for `data.vmdk` at scsi0:1. The base is the disk's own file, not that of a delta.
-fn image_name(disk: &Disk) -> String {
+pub(super) fn image_name(disk: &Disk) -> String {
     let root = disk.root_file();
     let base = root.rsplit_once('/').map_or(root.as_str(), |(_, name)| name);
     let base = base.strip_suffix(".vmdk").unwrap_or(base);

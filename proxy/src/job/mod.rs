@@ -9,13 +9,15 @@ mod cleanup;
 mod freeze;
 mod hold;
 mod journal;
+mod one_disk;
 mod progress;
 mod retry;
 mod run;
+mod since;
 mod snapshot;
 mod turn;
 
-pub use backup::{BackupOptions, BackupReport, backup};
+pub use backup::{BackupOptions, BackupReport, KEEP_POINTS, backup};
 pub use cancel::Cancel;
 pub use cleanup::{CleanupReport, Leftover, Runs, find_unjournaled, reap, reap_local, runs, undo_run};
 pub use hold::{Held, HoldOptions, hold};

@@ -74,7 +74,7 @@ pub async fn keep(request: &KeepRequest, passwords: &PasswordSources, cancel: &C
     Directory::plan(&request.directory)?;
     // Asked for here, where there is a terminal. A lab's own is known to who connects to it.
     let password = match uri.scheme {
-        Scheme::Lab(_) => None,
+        Scheme::Lab(_) | Scheme::Libvirt(_) => None,
         _ => Some(passwords.password(&uri)?),
     };
     let (mut control, theirs) = UnixStream::pair().failed(|| "cannot make a socket pair".into())?;

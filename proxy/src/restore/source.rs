@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 
 use blockdev::ReadAt;
 use rustix::fs::{Mode, OFlags};
-use vmdk_rs::{Image, PlainName};
+use vmdk_rs::{Gate, Image, PlainName};
 
+use super::base::ChainGate;
 use crate::error::{Context, Error, Family, Result};
-use crate::export::{CATALOG_NAME, Catalog, DiskDigest, MANIFEST_NAME, Manifest};
+use crate::export::{CATALOG_NAME, Catalog, DiskDigest, FileEntry, MANIFEST_NAME, Manifest};
+use crate::hypervisor::HypervisorKind;
+use crate::machine::{Domain, vmx};
 
 /// Catalogs and configuration files are small; nothing larger is read into memory.
 const MAX_SMALL_FILE: u64 = 64 << 20;
@@ -27,6 +30,17 @@ pub struct BackupDisk {
     /// What its bytes should be, if there is a manifest.
     pub digest: Option<DiskDigest>,
 }
+
+/// The configuration in a backup, in the words of its hypervisor.
+pub enum SavedMachine {
+    /// The text of a `.vmx`.
+    Vmx(String),
+    /// A domain of libvirt.
+    Domain(Box<Domain>),
+}
+
+/// The file with a domain's XML, or with what a vSphere server said of a VM.
+const CONFIG_XML: &str = "config.xml";
 
 /// A backup directory, opened and checked as far as that is cheap.
 pub struct Backup {
@@ -66,6 +80,27 @@ impl Backup {
         Ok(Self { directory: directory.to_owned(), catalog, manifest, disks })
     }
 
+    /// The digest of the manifest's bytes, by which backups of later changes know this one.
+    ///
+    /// # Errors
+    /// It cannot be read any more.
+    pub fn manifest_digest(&self) -> Result<String> {
+        Ok(blake3::hash(&read_small(&self.directory.join(MANIFEST_NAME))?).to_hex().to_string())
+    }
+
+    /// The file with the hashes of a disk's blocks, if the backup has one.
+    ///
+    /// # Errors
+    /// [`Family::Corrupt`] if it is no regular file.
+    pub fn hashes(&self, address: &str) -> Result<Option<fs::File>> {
+        let entry = self.manifest.as_ref().and_then(|m| m.disks.iter().find(|disk| disk.address == address));
+        let Some(name) = entry.and_then(|entry| entry.hashes.as_ref()) else { return Ok(None) };
+        match open_regular(&self.directory.join(name)) {
+            Err(error) if is_missing(&error) => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
     /// The bytes of the `.vmx` in the directory.
     ///
     /// # Errors
@@ -81,6 +116,35 @@ impl Backup {
             Error::new(Family::Corrupt, "the catalog does not name the configuration file: config.vmx is missing")
         })?;
         self.checked_file(&name)
+    }
+
+    /// What the machine was made of.
+    ///
+    /// # Errors
+    /// [`Family::Corrupt`] if the directory lacks it, or it cannot be understood.
+    pub fn machine(&self) -> Result<SavedMachine> {
+        let vmx = || {
+            let named = self.catalog.get("config.vmx").unwrap_or_default().to_ascii_lowercase();
+            named.ends_with(".vmx") || !self.directory.join(CONFIG_XML).exists()
+        };
+        let is_domain = match &self.manifest {
+            Some(manifest) => manifest.vm.hypervisor == HypervisorKind::Libvirt,
+            None => !vmx(),
+        };
+        if !is_domain {
+            return Ok(SavedMachine::Vmx(vmx::decode(&self.vmx()?)));
+        }
+        let what = || format!("{CONFIG_XML} cannot be used");
+        let bytes = self.checked_file(CONFIG_XML)?;
+        let text = String::from_utf8(bytes).map_err(|e| Error::new(Family::Corrupt, what()).caused_by(e))?;
+        Ok(SavedMachine::Domain(Box::new(Domain::parse(&text).map_err(|e| e.within(what()))?)))
+    }
+
+    /// The names of the saved files that lay at a place of which `is_it` says so.
+    #[must_use]
+    pub fn files_from(&self, mut is_it: impl FnMut(&FileEntry) -> bool) -> Vec<String> {
+        let Some(manifest) = &self.manifest else { return Vec::new() };
+        manifest.files.iter().filter(|file| is_it(file)).map(|file| file.name.clone()).collect()
     }
 
     /// A configuration file, compared with what the manifest says of it.
@@ -121,12 +185,7 @@ fn open_disks(directory: &Path, catalog: &Catalog, manifest: Option<&Manifest>) 
         let Some(address) = key.strip_prefix("disk.").and_then(|rest| rest.strip_suffix(".filename")) else { continue };
         let path = directory.join(file);
         refuse_links(&path)?;
-        let image = vmdk_rs::open_path(&path).map_err(|e| {
-            let lacking =
-                matches!(&e, vmdk_rs::VmdkError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
-            let what = format!("cannot open {}", path.display());
-            if lacking { Error::new(Family::Corrupt, what).caused_by(e) } else { crate::image_error(e, what) }
-        })?;
+        let image = open_image(directory, file, manifest)?;
         let entry = match manifest {
             None => None,
             Some(manifest) => {
@@ -161,6 +220,21 @@ fn open_disks(directory: &Path, catalog: &Catalog, manifest: Option<&Manifest>) 
     Ok(disks)
 }
 
+/// Opens an image and its parents in the backups that this one is based on.
+fn open_image(directory: &Path, file: &str, manifest: Option<&Manifest>) -> Result<Image> {
+    let path = directory.join(file);
+    let what = || format!("cannot open {}", path.display());
+    let failed = |e: vmdk_rs::VmdkError| {
+        let lacking =
+            matches!(&e, vmdk_rs::VmdkError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
+        if lacking { Error::new(Family::Corrupt, what()).caused_by(e) } else { crate::image_error(e, what()) }
+    };
+    let gate = ChainGate::new(directory, manifest).map_err(failed)?;
+    let name = PlainName::new(file).map_err(|e| Error::new(Family::Corrupt, what()).caused_by(e))?;
+    let opened = gate.open(&name).and_then(|descriptor| Image::open(descriptor, file, &gate));
+    opened.map_err(|e| gate.trouble().map_or_else(|| failed(e), |trouble| trouble.within(what())))
+}
+
 /// A backup may come from anywhere: a link in it could name any file of this machine, and a pipe would wait for ever.
 fn refuse_links(path: &Path) -> Result<()> {
     let what = || format!("cannot read {}", path.display());
@@ -173,17 +247,23 @@ fn refuse_links(path: &Path) -> Result<()> {
 
 pub(super) fn read_small(path: &Path) -> Result<Vec<u8>> {
     let what = || format!("cannot read {}", path.display());
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(std::io::Error::from).failed(what)?);
-    if !file.metadata().failed(what)?.is_file() {
-        return Err(Error::new(Family::Corrupt, format!("{} is no regular file", path.display())));
-    }
+    let file = open_regular(path)?;
     let mut bytes = Vec::new();
     file.take(MAX_SMALL_FILE + 1).read_to_end(&mut bytes).failed(what)?;
     if bytes.len() as u64 > MAX_SMALL_FILE {
         return Err(Error::new(Family::Corrupt, format!("{} is longer than 64 MiB", path.display())));
     }
     Ok(bytes)
+}
+
+fn open_regular(path: &Path) -> Result<fs::File> {
+    let what = || format!("cannot read {}", path.display());
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(std::io::Error::from).failed(what)?);
+    if file.metadata().failed(what)?.is_file() {
+        return Ok(file);
+    }
+    Err(Error::new(Family::Corrupt, format!("{} is no regular file", path.display())))
 }
 
 fn is_missing(error: &Error) -> bool {

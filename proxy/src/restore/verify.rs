@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::source::Backup;
 use crate::error::{Context, Error, Family, Result};
-use crate::export::digest_of;
+use crate::export::{DiskDigest, digest_of, open_hashes};
 use crate::job::{Cancel, Progress};
 use crate::transport::from_read;
 
@@ -36,7 +36,9 @@ pub async fn verify(backup: Backup, progress: &Progress, cancel: &Cancel) -> Res
         backup.checked_file(&file.name)?;
     }
     let mut verified = Vec::new();
-    for disk in backup.disks {
+    let addresses = backup.disks.iter().map(|disk| backup.hashes(&disk.address));
+    let hashes = addresses.collect::<Result<Vec<_>>>()?;
+    for (disk, hashes) in backup.disks.into_iter().zip(hashes) {
         cancel.check()?;
         let capacity = disk.image.size().0;
         let meter = progress.meter(&format!("{} {}", manifest.vm.name, disk.address), capacity);
@@ -53,7 +55,18 @@ pub async fn verify(backup: Backup, progress: &Progress, cancel: &Cancel) -> Res
             let what = format!("{} does not hold what was backed up: its digest is {digest}", disk.file);
             return Err(Error::new(Family::Corrupt, what).hint("use another backup of this VM"));
         }
+        check_hashes(hashes, capacity, &digest, &disk.file)?;
         verified.push(VerifiedDisk { address: disk.address, file: disk.file, capacity, digest: digest.to_string() });
     }
     Ok(verified)
+}
+
+/// Later backups of changes build on these hashes. Without them they read the image, so that their absence is no damage.
+fn check_hashes(file: Option<std::fs::File>, capacity: u64, digest: &DiskDigest, image: &str) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    match open_hashes(file, capacity, digest)? {
+        Some(_) => Ok(()),
+        None => Err(Error::new(Family::Corrupt, format!("the hashes beside {image} are not those of its blocks"))
+            .hint("the image itself is whole; remove the file of hashes, which is made again when it is needed")),
+    }
 }

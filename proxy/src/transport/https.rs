@@ -7,13 +7,13 @@ use blockdev::{ByteLen, ByteOffset, ReadAt};
 use bytes::Bytes;
 use futures_util::Stream;
 use tokio::runtime::Handle;
-use vmdk_rs::{Descriptor, ExtentType, FnGate, Image, PlainName};
+use vmdk_rs::{Descriptor, ExtentType, FnGate, Image, PlainName, VmdkError};
 use vsphere::{Client, DatastoreFile, DatastorePath, Moref, RangeBody};
 
-use super::remote_file::RemoteFile;
+use super::cached::{AHEAD, Cached, Source};
 use super::{Allocation, ByteStream, FrozenDisk, Span};
 use crate::error::{Context, Error, Family, Result};
-use crate::hypervisor::{Disk, NativeDisk, SnapshotId, VmConfig, from_vsphere, worth_rereading};
+use crate::hypervisor::{Disk, Link, NativeDisk, SnapshotId, VmConfig, from_vsphere, worth_rereading};
 use crate::job::{Cancel, Retry, with_retries};
 
 /// A descriptor is text; a longer one is no descriptor.
@@ -38,8 +38,25 @@ async fn read_small(file: &DatastoreFile, limit: u64) -> Result<Bytes> {
     persistent(&what, || async { file.read_all(limit).await.map_err(from_vsphere) }).await
 }
 
+/// A datastore file, trying again what can pass.
+#[async_trait]
+impl Source for DatastoreFile {
+    async fn fetch(&self, at: u64, len: u64) -> Result<Bytes> {
+        let what = format!("reading {}", self.path());
+        let once = || async {
+            let mut body = self.get_range(at, len).await.map_err(from_vsphere)?;
+            let mut bytes = Vec::with_capacity(len as usize);
+            while let Some(piece) = body.next().await.map_err(from_vsphere)? {
+                bytes.extend_from_slice(&piece);
+            }
+            Ok(Bytes::from(bytes))
+        };
+        persistent(&what, once).await
+    }
+}
+
 /// The size of a datastore file in bytes.
-pub(super) async fn size_of(file: &DatastoreFile) -> Result<u64> {
+async fn size_of(file: &DatastoreFile) -> Result<u64> {
     let what = format!("reading {}", file.path());
     persistent(&what, || async { file.size().await.map_err(from_vsphere) }).await
 }
@@ -51,7 +68,9 @@ pub(super) async fn open(
     snapshot: &SnapshotId,
     disk: &Disk,
 ) -> Result<Box<dyn FrozenDisk>> {
-    let NativeDisk::VSphere(native) = &disk.native;
+    let NativeDisk::VSphere(native) = &disk.native else {
+        return Err(Error::new(Family::Unsupported, format!("{} is no vSphere disk", disk.file)));
+    };
     let datacenter = &vm.place.datacenter;
     let what = || format!("cannot open {}", disk.file);
     let text = read_small(&client.datastore_file(datacenter, &native.file), MAX_DESCRIPTOR).await;
@@ -114,8 +133,13 @@ async fn open_chain(
         let name = path.path.rsplit('/').next().unwrap_or_default().to_owned();
         let gate = FnGate::new(|name: &PlainName| {
             let file = client.datastore_file(&datacenter, &path.in_same_folder(name.as_str()));
-            let remote = RemoteFile::open(file, runtime.clone())?;
-            Ok(Arc::new(remote) as Arc<dyn ReadAt>)
+            let size = runtime.block_on(size_of(&file)).map_err(|e| VmdkError::Io {
+                action: "open",
+                file: file.path().to_string(),
+                source: std::io::Error::other(e),
+            })?;
+            // Deltas are read here and there: what lies behind a block is seldom wanted next.
+            Ok(Arc::new(Cached::new(file, ByteLen(size), 0, runtime.clone())) as Arc<dyn ReadAt>)
         });
         let head = Arc::new(blockdev::MemDisk::new(descriptor.to_vec()));
         Image::open(head, &name, &gate)
@@ -143,6 +167,16 @@ impl Areas {
             Err(error) => Allocation::Unknown(format!("the host does not say which blocks are in use ({error})")),
         }
     }
+
+    async fn changes(&self, point: &str) -> Allocation {
+        if !self.tracked {
+            return Allocation::Unknown("the host does not track this disk's blocks".into());
+        }
+        match self.client.changed_areas(&self.vm, &self.snapshot, &self.disk, point).await {
+            Ok(areas) => Allocation::Known(areas.into_iter().map(|(start, len)| start..start + len).collect()),
+            Err(error) => Allocation::Unknown(format!("the host does not say what changed since then ({error})")),
+        }
+    }
 }
 
 struct FlatDisk {
@@ -162,13 +196,17 @@ impl FrozenDisk for FlatDisk {
         self.areas.allocation().await
     }
 
+    async fn changes(&self, point: &str) -> Allocation {
+        self.areas.changes(point).await
+    }
+
     async fn open(&self, span: Span) -> Result<Box<dyn ByteStream>> {
         let body = self.file.get_range(span.start, span.end - span.start).await.map_err(from_vsphere)?;
         Ok(Box::new(body))
     }
 
     fn reader(&self) -> Arc<dyn ReadAt> {
-        Arc::new(RemoteFile::with_size(self.file.clone(), ByteLen(self.capacity), self.runtime.clone()))
+        Arc::new(Cached::new(self.file.clone(), ByteLen(self.capacity), AHEAD, self.runtime.clone()))
     }
 }
 
@@ -192,6 +230,10 @@ impl FrozenDisk for ChainDisk {
 
     async fn allocation(&self) -> Allocation {
         self.areas.allocation().await
+    }
+
+    async fn changes(&self, point: &str) -> Allocation {
+        self.areas.changes(point).await
     }
 
     async fn open(&self, span: Span) -> Result<Box<dyn ByteStream>> {
@@ -238,12 +280,22 @@ pub(crate) fn from_read(error: blockdev::ReadError, what: &str) -> Error {
     Error::new(family, what).caused_by(error)
 }
 
-/// A small datastore file, whole.
+fn vsphere(link: &Link) -> Result<&Client> {
+    match link {
+        Link::VSphere(client) => Ok(client),
+        Link::Host { .. } => Err(Error::new(Family::Unsupported, "a libvirt host has no datastores over HTTPS")),
+    }
+}
+
+/// A small datastore file, or a file of this machine, whole.
 ///
 /// # Errors
 /// Those of the server; more than `limit` bytes are an error.
-pub async fn download_small(link: &crate::hypervisor::Link, datacenter: &str, path: &str, limit: u64) -> Result<Bytes> {
-    let crate::hypervisor::Link::VSphere(client) = link;
+pub async fn download_small(link: &Link, datacenter: &str, path: &str, limit: u64) -> Result<Bytes> {
+    if matches!(link, Link::Host { local: true }) {
+        return super::host_file::read_small(path, limit).await;
+    }
+    let client = vsphere(link)?;
     let file = client.datastore_file(datacenter, &path_of(path)?);
     read_small(&file, limit).await.map_err(|e| e.within(format!("cannot read {path}")))
 }
@@ -252,13 +304,8 @@ pub async fn download_small(link: &crate::hypervisor::Link, datacenter: &str, pa
 ///
 /// # Errors
 /// Those of the server.
-pub async fn download(
-    link: &crate::hypervisor::Link,
-    datacenter: &str,
-    path: &str,
-    start: u64,
-) -> Result<(u64, Box<dyn ByteStream>)> {
-    let crate::hypervisor::Link::VSphere(client) = link;
+pub async fn download(link: &Link, datacenter: &str, path: &str, start: u64) -> Result<(u64, Box<dyn ByteStream>)> {
+    let client = vsphere(link)?;
     let file = client.datastore_file(datacenter, &path_of(path)?);
     let what = || format!("cannot read {path}");
     let size = size_of(&file).await.map_err(|e| e.within(what()))?;
@@ -271,13 +318,13 @@ pub async fn download(
 /// # Errors
 /// Those of the server, or of `body`.
 pub async fn upload(
-    link: &crate::hypervisor::Link,
+    link: &Link,
     datacenter: &str,
     path: &str,
     len: u64,
     body: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
 ) -> Result<()> {
-    let crate::hypervisor::Link::VSphere(client) = link;
+    let client = vsphere(link)?;
     let file = client.datastore_file(datacenter, &path_of(path)?);
     file.put(len, body).await.map_err(|e| from_vsphere(e).within(format!("cannot store {path}")))
 }

@@ -1,16 +1,17 @@
 //! An NBD export as a disk for readers that wait: small reads go through the cache, large ones straight to the server.
 
+use async_trait::async_trait;
 use blockdev::{ByteLen, ByteOffset, Extent, ReadAt, ReadError};
 use bytes::Bytes;
 use nbd::{Client, Disk};
 use tokio::runtime::Handle;
 
-use super::block_cache::{BLOCK, BlockCache, BlockSource};
+use super::cached::{AHEAD, BLOCK, Cached, Source};
 use crate::error::{Error, Family};
 
 /// An open export. Its reads block, and must not be made on a thread of the runtime.
 pub(crate) struct NbdDisk {
-    cache: BlockCache<Client>,
+    cache: Cached<Client>,
     direct: Disk,
 }
 
@@ -19,7 +20,7 @@ impl NbdDisk {
     pub(crate) fn new(client: Client, runtime: Handle) -> Self {
         let direct = client.disk(runtime.clone());
         let size = ByteLen(client.size());
-        Self { cache: BlockCache::new(client, size, runtime), direct }
+        Self { cache: Cached::new(client, size, AHEAD, runtime), direct }
     }
 
     /// The client.
@@ -28,10 +29,11 @@ impl NbdDisk {
     }
 }
 
-impl BlockSource for Client {
+#[async_trait]
+impl Source for Client {
     async fn fetch(&self, at: u64, len: u64) -> crate::Result<Bytes> {
         let len = u32::try_from(len).map_err(|_| Error::new(Family::Failed, "a block is too long"))?;
-        self.read(at, len).await.map_err(nbd_error) // it tries again by itself
+        self.read(at, len).await.map_err(from_nbd) // it tries again by itself
     }
 }
 
@@ -53,8 +55,8 @@ impl ReadAt for NbdDisk {
     }
 }
 
-/// What the NBD library says, in the product's families.
-pub(crate) fn nbd_error(error: nbd::Error) -> Error {
+/// An error of an NBD client, in the product's families.
+pub(crate) fn from_nbd(error: nbd::Error) -> Error {
     let family = match error.family() {
         nbd::Family::Usage => Family::Usage,
         nbd::Family::Unsupported => Family::Unsupported,

@@ -1,4 +1,4 @@
-//! Which parts of a disk were ever written: the `*` query of changed block tracking.
+//! Changed block tracking: which parts of a disk were ever written (the `*` query), and which since an earlier point.
 
 use crate::client::{Client, method, returnval};
 use crate::disks::DiskConfig;
@@ -26,6 +26,33 @@ impl Client {
         snapshot: &Moref,
         disk: &DiskConfig,
     ) -> Result<Vec<(u64, u64)>, Error> {
+        self.areas(vm, snapshot, disk, EVERYTHING).await
+    }
+
+    /// The areas of `disk` in `snapshot` that were written since `point`, a change id that an earlier snapshot had for the disk: sorted,
+    /// merged, inside the disk. More may be named than changed, never less, if the host is right; some were not.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`] if the point is not of the disk's present series, or the answers are implausible or do not cover the disk; else
+    /// what the server says: it throws `FileFault` for points that it does not know.
+    pub async fn changed_areas(
+        &self,
+        vm: &Moref,
+        snapshot: &Moref,
+        disk: &DiskConfig,
+        point: &str,
+    ) -> Result<Vec<(u64, u64)>, Error> {
+        check_point(point, disk.change_id.as_deref().unwrap_or_default())?;
+        self.areas(vm, snapshot, disk, point).await
+    }
+
+    async fn areas(
+        &self,
+        vm: &Moref,
+        snapshot: &Moref,
+        disk: &DiskConfig,
+        point: &str,
+    ) -> Result<Vec<(u64, u64)>, Error> {
         let mut areas = Vec::new();
         let mut start = 0;
         for _ in 0..MAX_ANSWERS {
@@ -37,14 +64,45 @@ impl Client {
                 .with(Element::reference("snapshot", snapshot))
                 .with(Element::leaf("deviceKey", disk.key.to_string()))
                 .with(Element::leaf("startOffset", start.to_string()))
-                .with(Element::leaf("changeId", "*"));
+                .with(Element::leaf("changeId", point));
             let answer = returnval(self.read(&call).await?)?;
-            start = take(&answer, start, disk.capacity, &mut areas)?;
+            let mut found = Vec::new();
+            let next = take(&answer, start, disk.capacity, &mut found)?;
+            if point != EVERYTHING {
+                check_places(&found, start, next)?;
+            }
+            start = next;
+            areas.append(&mut found);
             if areas.len() > MAX_AREAS {
                 return Err(bad(format!("at most {MAX_AREAS} areas"), "more"));
             }
         }
         Err(bad(format!("at most {MAX_ANSWERS} answers"), "more"))
+    }
+}
+
+/// The change id that stands for "ever".
+const EVERYTHING: &str = "*";
+
+/// A change id is a series, a slash and a number that grows (vsphere.md section 3.6). Of another series, or of a time that is still to
+/// come, nothing can be asked: tracking began anew, or the disk was set back.
+fn check_point(point: &str, now: &str) -> Result<(), Error> {
+    let parse = |id: &str| {
+        let (series, number) = id.rsplit_once('/')?;
+        Some((series.to_owned(), number.trim().parse::<u64>().ok()?))
+    };
+    let expected = || format!("a point of the series of \"{now}\", not after it");
+    match (parse(point), parse(now)) {
+        (Some((series, then)), Some((same, now))) if series == same && then <= now && !series.is_empty() => Ok(()),
+        _ => Err(bad(expected(), format!("\"{point}\""))),
+    }
+}
+
+/// Who names changed areas outside of what the answer is about cannot be trusted with the rest.
+fn check_places(found: &[(u64, u64)], asked: u64, next: u64) -> Result<(), Error> {
+    match found.iter().find(|(start, _)| !(asked..next).contains(start)) {
+        Some((start, _)) => Err(bad(format!("changed areas from byte {asked} to {next}"), format!("one at {start}"))),
+        None => Ok(()),
     }
 }
 
@@ -113,6 +171,22 @@ mod tests {
         assert_eq!(next.unwrap(), 100);
         assert_eq!(merge(areas), [(10, 10), (90, 10)]);
         assert_eq!(merge(vec![]), []);
+    }
+
+    #[test]
+    fn a_point_is_of_the_disks_series_and_not_after_its_present() {
+        assert!(check_point("52 0e-9f/4", "52 0e-9f/4").is_ok() && check_point("a/1", "a/12").is_ok());
+        for (point, now) in
+            [("*", "a/4"), ("a/5", "a/4"), ("b/1", "a/4"), ("a/1", ""), ("", ""), ("/1", "/2"), ("a/x", "a/4")]
+        {
+            assert!(matches!(check_point(point, now), Err(Error::Protocol { .. })), "{point} {now}");
+        }
+    }
+
+    #[test]
+    fn changed_areas_outside_of_the_answer_are_implausible() {
+        assert!(check_places(&[(10, 500), (19, 1)], 10, 20).is_ok());
+        assert!(check_places(&[(9, 5)], 10, 20).is_err() && check_places(&[(20, 5)], 10, 20).is_err());
     }
 
     #[test]

@@ -141,6 +141,8 @@ pub struct CreateOptions {
     pub geometry: Option<Geometry>,
     /// The disk that this one is a delta to.
     pub parent: Option<ParentLink>,
+    /// The folder of that disk, if it is not the delta's own but another one beside it: the delta then says `../folder/file`.
+    pub parent_folder: Option<PlainName>,
 }
 
 /// What a delta says of its parent.
@@ -167,6 +169,7 @@ impl CreateOptions {
             content_id: None,
             geometry: None,
             parent: None,
+            parent_folder: None,
         }
     }
 
@@ -227,7 +230,10 @@ impl CreateOptions {
         descriptor.content_id = content_id;
         if let Some(parent) = &self.parent {
             descriptor.parent_content_id = Some(parent.content_id);
-            descriptor.parent_file_name_hint = Some(parent.file.as_str().to_owned());
+            descriptor.parent_file_name_hint = Some(match &self.parent_folder {
+                Some(folder) => format!("../{folder}/{}", parent.file),
+                None => parent.file.to_string(),
+            });
         }
         let geometry = self.geometry.unwrap_or_else(|| Geometry::of(self.capacity, self.adapter));
         descriptor.set_ddb("ddb.adapterType", self.adapter.as_str());

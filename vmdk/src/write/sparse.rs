@@ -52,6 +52,17 @@ pub(super) fn states_of(data: &[u8]) -> Vec<GrainState> {
     data.chunks(to_usize(GRAIN_LEN)).map(state).collect()
 }
 
+/// What is done with each grain of `data` in a delta to a disk that holds `parent` there.
+pub(crate) fn difference(data: &[u8], parent: &[u8]) -> Vec<GrainState> {
+    let len = to_usize(GRAIN_LEN);
+    let state = |(grain, parent): (&[u8], &[u8])| match () {
+        () if grain == parent => GrainState::Same,
+        () if is_zero(grain) => GrainState::Zero,
+        () => GrainState::Data,
+    };
+    data.chunks(len).zip(parent.chunks(len)).map(state).collect()
+}
+
 /// A part of the data and the place in the file where it goes.
 #[derive(Debug)]
 pub(super) struct Piece {

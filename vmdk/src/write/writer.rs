@@ -9,7 +9,7 @@ use blockdev::{ByteLen, ByteOffset};
 use super::files::{Files, failed, remove};
 use super::flat::FlatBody;
 use super::plan::Plan;
-use super::sparse::{GrainState, Piece, SparseBody, states_of};
+use super::sparse::{GrainState, Piece, SparseBody, difference, states_of};
 use super::stream::{CompressionLevel, PackedGrains, StreamWriter};
 use super::{CreateOptions, GRAIN_LEN, Subformat};
 use crate::convert::{div_rem, sectors_to_bytes, to_u64, to_usize};
@@ -173,6 +173,40 @@ impl ImageWriter {
             rest = later;
         }
         Ok(())
+    }
+
+    /// As [`write_at`](Self::write_at), for a delta whose parent holds `parent` there: grains that the parent has already are not
+    /// written. Answers the bytes of the grains that were stored.
+    ///
+    /// # Errors
+    /// As [`write_at`](Self::write_at); `parent` must be of the length of `data`, and the image a delta.
+    pub fn write_difference_at(&self, at: ByteOffset, data: &[u8], parent: &[u8]) -> Result<u64, VmdkError> {
+        let wrong = |field, actual, expected| Err(VmdkError::Request { field, actual, expected });
+        if data.len() != parent.len() {
+            return wrong("the length of the parent's bytes", to_u64(parent.len()), "that of the bytes to be written");
+        }
+        if self.descriptor.parent_content_id.is_none() {
+            return wrong("the number of parents", 0, "one, as only the difference to it is written");
+        }
+        check_range(self.capacity, at, data)?;
+        let (mut at, mut rest, mut parent, mut stored) = (at.0, data, parent, 0u64);
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(self.left_of_piece(at).min(rest.len()));
+            let (under, later_parent) = parent.split_at(now.len());
+            let mut prepared = self.prepare_with(ByteOffset(at), now, |data| {
+                let states = difference(data, under);
+                let grains = data.chunks(to_usize(GRAIN_LEN)).zip(&states);
+                let kept =
+                    grains.filter(|(_, state)| **state == GrainState::Data).map(|(grain, _)| to_u64(grain.len()));
+                stored = kept.fold(stored, u64::saturating_add);
+                states
+            })?;
+            self.place_part(&mut prepared, now.len())?;
+            self.store_part(&prepared, now)?;
+            at = at.saturating_add(to_u64(now.len()));
+            (rest, parent) = (later, later_parent);
+        }
+        Ok(stored)
     }
 
     /// How many bytes there are from byte `at` to the end of the file that holds it.

@@ -37,7 +37,9 @@ pub(super) fn fault(error: &LabError) -> Fault {
         LabError::AlreadyExists { path, .. } => Fault::new("AlreadyExists", message).field("name", path.to_string()),
         LabError::QuiesceTimeout { .. } => Fault::new("ApplicationQuiesceFault", message),
         LabError::File { path, source } => file_fault(path, source),
-        LabError::ChangeTrackingOff(_) => Fault::new("FileFault", message).field("file", ""),
+        LabError::ChangeTrackingOff(_) | LabError::UnknownChangeId { .. } => {
+            Fault::new("FileFault", message).field("file", "")
+        }
         LabError::Unsupported { .. } => Fault::not_supported(&message),
         LabError::BadVmx { .. } | LabError::BadDisk { .. } => config_fault(&message),
         _ => Fault::new("SystemError", message.clone()).field("reason", message),

@@ -122,17 +122,15 @@ fn remove_snapshot(context: &Context<'_>) -> Returned {
     Ok(Some(task.into()))
 }
 
-/// Only changeId `*`, all areas in use. One answer covers a part of the disk, as on real hosts (vsphere.md section 3.6).
+/// With changeId `*` all areas in use, else those changed since that point. One answer covers a part of the disk, as on real hosts
+/// (vsphere.md section 3.6).
 fn query_areas(context: &Context<'_>) -> Returned {
     let (service, call) = (context.service, context.call);
     let vm = vm_of(context)?;
     let snapshot = call.arguments.text_of("snapshot").map(|id| SnapshotId(id.to_owned()));
     let key: i32 = call.number("deviceKey")?;
     let start: u64 = call.number("startOffset")?;
-    if call.text("changeId")? != "*" {
-        let message = "The change id is not known: only `*` is simulated.";
-        return Err(Fault::new("FileFault", message).field("file", vm.vmx.to_string()));
-    }
+    let since = call.text("changeId")?;
     if service.faults.strikes(&FaultKind::QueryAreasFails) {
         let message = "Error caused by file: the change tracking file cannot be read.";
         return Err(Fault::new("FileFault", message).field("file", vm.vmx.to_string()));
@@ -141,7 +139,11 @@ fn query_areas(context: &Context<'_>) -> Returned {
     if start >= disk.capacity {
         return Err(Fault::invalid_argument("startOffset"));
     }
-    let areas = service.world.allocated_areas(&vm.id, snapshot.as_ref(), key).map_err(|error| fault(&error))?;
+    let areas = match since {
+        "*" => service.world.allocated_areas(&vm.id, snapshot.as_ref(), key),
+        since => service.world.changed_areas(&vm.id, snapshot.as_ref(), key, since),
+    };
+    let areas = areas.map_err(|error| fault(&error))?;
     let mut answer = Areas::from(&areas, start, disk.capacity, &service.options);
     if !answer.areas.is_empty() && service.faults.strikes(&FaultKind::QueryAreasLies) {
         answer.areas.remove(0);

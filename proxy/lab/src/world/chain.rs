@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use blockdev::{ByteLen, ByteOffset, Extent, ExtentKind, FileDisk, ReadAt, ReadError};
 
 use super::delta::{Delta, Run, SECTOR};
+use super::lock;
+use super::tracker::Tracker;
 
 /// Bytes moved at once when layers are merged.
 const MERGE_BLOCK_SECTORS: u32 = 2048;
@@ -40,11 +42,29 @@ pub(crate) type Layers = Vec<Arc<Layer>>;
 pub(crate) struct LiveDisk {
     capacity: u64,
     layers: RwLock<Layers>,
+    tracker: Mutex<Option<Tracker>>,
 }
 
 impl LiveDisk {
-    pub(crate) const fn new(capacity: u64, layers: Layers) -> Self {
-        Self { capacity, layers: RwLock::new(layers) }
+    pub(crate) const fn new(capacity: u64, layers: Layers, tracker: Option<Tracker>) -> Self {
+        Self { capacity, layers: RwLock::new(layers), tracker: Mutex::new(tracker) }
+    }
+
+    /// Tracks in another series, or no longer.
+    pub(crate) fn set_tracker(&self, tracker: Option<Tracker>) {
+        *lock(&self.tracker) = tracker;
+    }
+
+    /// Another epoch begins; called while no write is half done.
+    pub(crate) fn turn(&self, epoch: u32) {
+        if let Some(tracker) = lock(&self.tracker).as_mut() {
+            tracker.turn(epoch);
+        }
+    }
+
+    /// What was written in `epoch` or later, if that was tracked.
+    pub(crate) fn changed_since(&self, epoch: u32) -> Option<Vec<(u64, u64)>> {
+        lock(&self.tracker).as_ref().map(|tracker| tracker.since(epoch, self.capacity))
     }
 
     /// The layers at this moment. No layer is added or taken away, and no write is half done, while the guard of
@@ -63,10 +83,12 @@ impl LiveDisk {
         if !at.is_multiple_of(SECTOR) || !(data.len() as u64).is_multiple_of(SECTOR) || end > self.capacity {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        match self.layers().last() {
-            Some(leaf) => leaf.write(at, data),
-            None => Err(io::ErrorKind::NotFound.into()),
+        let layers = self.layers();
+        let Some(leaf) = layers.last() else { return Err(io::ErrorKind::NotFound.into()) };
+        if let Some(tracker) = lock(&self.tracker).as_mut() {
+            tracker.note(at, data.len() as u64)?;
         }
+        leaf.write(at, data)
     }
 }
 

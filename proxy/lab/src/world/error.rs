@@ -181,6 +181,14 @@ pub enum LabError {
     /// Changed areas are only known while change tracking is on.
     #[error("change tracking is off on {0}")]
     ChangeTrackingOff(VmId),
+    /// A change id of another series, or of none.
+    #[error("the change id {id} is not known for {vm}")]
+    UnknownChangeId {
+        /// The VM.
+        vm: VmId,
+        /// The id.
+        id: String,
+    },
 }
 
 /// Why a file of a datastore cannot be used.

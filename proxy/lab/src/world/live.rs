@@ -64,12 +64,14 @@ impl World {
     /// Opens the files of a VM that is in the state.
     pub(super) fn open_disks(&self, vm: &VmId) -> Result<(), LabError> {
         let mut core = self.core();
+        let mut trackers = self.open_trackers(&mut core, vm)?.into_iter();
         let vm = core.state.vm(vm)?;
         let mut disks = Vec::new();
         for disk in &vm.disks {
             let layers = disk.layers.iter().enumerate();
             let layers = layers.map(|(index, layer)| self.open_layer(vm, disk, layer, index == 0).map(Arc::new));
-            disks.push((disk.key, Arc::new(LiveDisk::new(disk.capacity, layers.collect::<Result<_, _>>()?))));
+            let layers = layers.collect::<Result<_, _>>()?;
+            disks.push((disk.key, Arc::new(LiveDisk::new(disk.capacity, layers, trackers.next()))));
         }
         let live = LiveVm {
             id: vm.id.clone(),

@@ -151,6 +151,7 @@ impl World {
         }
         for (chain, layer) in chains.iter_mut().zip(new) {
             chain.push(Arc::clone(&layer.layer));
+            live.disk(layer.key)?.turn(core.state.vm(&vm.id)?.disk(layer.key)?.change_count);
         }
         Ok(())
     }

@@ -70,7 +70,7 @@ impl World {
         Ok(id)
     }
 
-    fn make_disk(&self, vm: &VmState, unit: u32, source: &DiskSource) -> Result<DiskState, LabError> {
+    pub(super) fn make_disk(&self, vm: &VmState, unit: u32, source: &DiskSource) -> Result<DiskState, LabError> {
         let stem = if unit == 0 { vm.stem().to_owned() } else { format!("{}_{unit}", vm.stem()) };
         let layer = LayerState {
             descriptor: format!("{stem}.vmdk"),
@@ -153,6 +153,7 @@ impl World {
         let _task = live.begin_task()?;
         let mut core = self.core();
         check_power(&core.state, vm, Power::PoweredOff)?;
+        self.forget_trackers(core.state.vm(vm)?);
         core.state.vms.retain(|known| known.id != *vm);
         core.live.remove(vm);
         core.save(self.dir())
@@ -215,19 +216,6 @@ impl World {
     /// [`LabError::NoSuchVm`].
     pub fn set_tools(&self, vm: &VmId, installed: bool) -> Result<(), LabError> {
         self.reconfigure(vm, |vm| vm.tools = installed)
-    }
-
-    /// Switches changed block tracking. Switched on, it begins a new series of change ids.
-    ///
-    /// # Errors
-    /// [`LabError::NoSuchVm`].
-    pub fn set_change_tracking(&self, vm: &VmId, on: bool) -> Result<(), LabError> {
-        self.reconfigure(vm, |vm| {
-            if on && !vm.change_tracking {
-                vm.disks.iter_mut().for_each(|disk| disk.change_uuid = Uuid::new_v4());
-            }
-            vm.change_tracking = on;
-        })
     }
 
     fn reconfigure(&self, vm: &VmId, change: impl FnOnce(&mut VmState)) -> Result<(), LabError> {

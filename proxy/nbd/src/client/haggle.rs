@@ -5,7 +5,8 @@ use std::io;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::dial::{TlsWish, Wire};
+use super::dial::Wire;
+use super::secure::TlsWish;
 use crate::constants::{IHAVEOPT, OPTION_REPLY, option, reply};
 use crate::{Error, Family, Result};
 

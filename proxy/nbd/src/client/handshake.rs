@@ -2,9 +2,10 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::dial::{TlsWish, Wire};
+use super::dial::Wire;
 use super::export::{BlockSizes, Export, Replies};
 use super::haggle::{Haggle, Refusal, put_string, string};
+use super::secure::TlsWish;
 use crate::constants::{CLISERV, IHAVEOPT, MAX_PAYLOAD, NBDMAGIC, handshake, info, option, reply};
 use crate::{Error, Family, Result};
 

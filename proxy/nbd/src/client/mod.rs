@@ -10,6 +10,8 @@ mod link;
 mod list;
 mod options;
 mod reply;
+#[cfg_attr(not(feature = "tls"), path = "insecure.rs")]
+mod secure;
 mod slots;
 mod status;
 mod stream;

@@ -32,16 +32,16 @@ mod listen;
 mod parse;
 mod reply;
 mod request;
+#[cfg_attr(not(feature = "tls"), path = "insecure.rs")]
+mod secure;
 mod session;
 mod work;
 
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 
 pub use self::export::{Export, ExportError, Exports, ReadOnly, WriteAt, Zeroing};
 pub use self::limits::Limits;
@@ -49,6 +49,7 @@ pub use self::listen::Listener;
 
 use self::end::End;
 use self::handshake::{Next, greet, options};
+use self::secure::{ServerConfig, accept};
 
 /// What all connections share.
 struct Shared {
@@ -175,9 +176,8 @@ where
         }
         ((_, Next::StartTls), None) => Err(End::protocol("TLS without a certificate")), // it is not answered so
         ((greeting, Next::StartTls), Some(config)) => {
-            let acceptor = TlsAcceptor::from(Arc::clone(config));
             let second = async {
-                let mut stream = acceptor.accept(stream).await.map_err(End::Tls)?;
+                let mut stream = accept(config, stream).await.map_err(End::Tls)?;
                 // Nothing that was agreed on in clear text counts any more.
                 options(&mut stream, shared, greeting, true).await.map(|next| (stream, next))
             };

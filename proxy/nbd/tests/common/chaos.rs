@@ -1,6 +1,8 @@
 //! A bad network: what goes between a client and a server is split, delayed, cut off and dropped at random.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
@@ -23,25 +25,36 @@ pub(crate) struct Weather {
 }
 
 /// Listens on `front`, and hands on to `back`. Ends when dropped.
-pub(crate) struct Chaos(JoinHandle<()>);
+pub(crate) struct Chaos {
+    task: JoinHandle<()>,
+    accepted: Arc<AtomicU64>,
+}
 
 impl Chaos {
     pub(crate) fn start(front: &Path, back: &Path, weather: Weather, seed: u64) -> Self {
         let listener = UnixListener::bind(front).unwrap();
-        Self(tokio::spawn(listen(listener, back.to_owned(), weather, seed)))
+        let accepted = Arc::new(AtomicU64::new(0));
+        let task = tokio::spawn(listen(listener, back.to_owned(), weather, seed, accepted.clone()));
+        Self { task, accepted }
+    }
+
+    /// Connections so far.
+    pub(crate) fn connections(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Chaos {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
-async fn listen(listener: UnixListener, back: PathBuf, weather: Weather, seed: u64) {
+async fn listen(listener: UnixListener, back: PathBuf, weather: Weather, seed: u64, accepted: Arc<AtomicU64>) {
     let mut connections = tokio::task::JoinSet::new();
     for number in 0.. {
         let Ok((client, _)) = listener.accept().await else { return };
+        accepted.fetch_add(1, Ordering::Relaxed);
         let Ok(server) = UnixStream::connect(&back).await else { continue };
         let random = |way| SmallRng::seed_from_u64(seed ^ (number << 8) ^ way);
         let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());

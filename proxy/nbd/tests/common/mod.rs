@@ -4,4 +4,5 @@
 
 pub(crate) mod chaos;
 pub(crate) mod peers;
+pub(crate) mod pki;
 pub(crate) mod script;

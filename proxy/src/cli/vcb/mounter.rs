@@ -124,12 +124,15 @@ impl Job {
         }
         let options = BackupOptions {
             target,
+            since: None,
             subformat,
             quiesce: Quiesce::Try,
             transport,
             streams: 2,
             exclude: Vec::new(),
             audit: false,
+            keep_points: crate::job::KEEP_POINTS,
+            disks_at_once: 4,
             host: HostLimit::default(),
             bandwidth: None,
             removals: Retry::REMOVALS,

@@ -159,7 +159,7 @@ fn disk_bytes(capacity: u64) -> Vec<u8> {
 }
 
 async fn copy(disk: &Arc<Disk>, target: Arc<dyn BlockSink>, streams: usize, retry: Retry) -> Result<Copied> {
-    let options = CopyOptions { streams, retry, seed: b"seed".to_vec() };
+    let options = CopyOptions { streams, retry, seed: b"seed".to_vec(), hashes: None };
     let meter = Progress::silent().meter("disk", 0);
     let buffers = Buffers::default();
     let copied = copy_disk(disk.clone(), target, &buffers, &options, &meter, &Cancel::never()).await;
@@ -334,7 +334,7 @@ async fn a_full_target_ends_the_copy() {
 async fn a_cancel_stops_a_copy_that_stands_still() {
     let disk = Arc::new(Disk::new(disk_bytes(100 * MIB)).with(|_, _| Some(Trouble::Hangs(MIB))));
     let (stop, cancel) = Cancel::by_hand();
-    let options = CopyOptions { streams: 2, retry: QUICK, seed: Vec::new() };
+    let options = CopyOptions { streams: 2, retry: QUICK, seed: Vec::new(), hashes: None };
     let meter = Progress::silent().meter("disk", 0);
     let buffers = Buffers::default();
     let copying = copy_disk(disk.clone(), Arc::new(Discard), &buffers, &options, &meter, &cancel);

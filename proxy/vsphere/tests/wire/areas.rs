@@ -65,3 +65,35 @@ async fn an_answer_about_nothing_is_an_error() {
     let server = telling(0).await;
     assert!(matches!(areas(&server.client().await, 100).await, Err(Error::Protocol { .. })));
 }
+
+#[tokio::test]
+async fn changes_are_asked_since_a_point_of_the_disks_own_series() {
+    let server = telling(100).await;
+    let client = server.client().await;
+    let disk = DiskConfig { change_id: Some("52 0e/9".to_owned()), ..disk(150) };
+    let snapshot = Moref::new("VirtualMachineSnapshot", "s-1");
+    let changed = client.changed_areas(&vm(), &snapshot, &disk, "52 0e/7").await.unwrap();
+    assert_eq!(changed, [(0, 10), (100, 10)]);
+    assert!(server.requests("QueryChangedDiskAreas").iter().all(|r| r.argument("changeId") == Some("52 0e/7")));
+    for point in ["52 0f/7", "52 0e/10", "*"] {
+        let refused = client.changed_areas(&vm(), &snapshot, &disk, point).await;
+        assert!(matches!(refused, Err(Error::Protocol { .. })), "{point}");
+    }
+    assert_eq!(server.count("QueryChangedDiskAreas"), 2);
+}
+
+#[tokio::test]
+async fn a_changed_area_that_nobody_asked_about_spoils_the_answer() {
+    let server = Server::start(|request| {
+        (request.call() == "QueryChangedDiskAreas").then(|| {
+            let area = "<changedArea><start>300</start><length>10</length></changedArea>";
+            let answer = format!("<returnval><startOffset>0</startOffset><length>200</length>{area}</returnval>");
+            Reply::soap("QueryChangedDiskAreas", &answer)
+        })
+    })
+    .await;
+    let disk = DiskConfig { change_id: Some("a/9".to_owned()), ..disk(1000) };
+    let client = server.client().await;
+    let changed = client.changed_areas(&vm(), &Moref::new("VirtualMachineSnapshot", "s-1"), &disk, "a/7").await;
+    assert!(matches!(changed, Err(Error::Protocol { .. })), "{changed:?}");
+}

@@ -1,7 +1,7 @@
 //! How fast are we, beside a program that everybody knows? Called by `tests/bench`.
 //!
 //! ```text
-//!   main ── which benchmark ── full_image, big_sparse, disk_convert, disk_large, disk_chain, guest_files
+//!   main ── which benchmark ── full_image, big_sparse, disk_convert, disk_large, disk_chain, guest_files, kvm
 //!                                 ├─ stage: a data directory, a lab served by a process of its own, logins
 //!                                 ├─ disks, vm_data: the bytes that are copied
 //!                                 ├─ measure: runs programs in turn; time, memory, processor time of each
@@ -15,6 +15,7 @@ mod disk_large;
 mod disks;
 mod full_image;
 mod guest_files;
+mod kvm;
 mod measure;
 mod problem;
 mod report;
@@ -52,12 +53,16 @@ struct Args {
 type Benchmark = fn(&Options) -> Result<Report>;
 
 /// Every benchmark: name, what it measures, function.
-const BENCHMARKS: [(&str, &str, Benchmark); 6] = [
+const BENCHMARKS: [(&str, &str, Benchmark); 10] = [
     ("full-image", "a 4 GiB disk, 60 % in use, beside curl and qemu-img convert", full_image::run),
     ("big-sparse", "a 2 TiB disk with 1 GiB in use", big_sparse::run),
     ("disk-convert", "images of 1 GiB written, read and copied, beside qemu-img", disk_convert::run),
     ("disk-large", "info, map and convert of an 8 TiB sparse disk", disk_large::run),
     ("guest-files", "files of a guest through a mount, beside ntfs-3g and guestmount", guest_files::run),
+    ("kvm-read", "the disk of a running guest read to a raw file, beside nbdcopy", kvm::read),
+    ("kvm-backup", "a running guest backed up, beside virtnbdbackup", kvm::backup),
+    ("kvm-freeze", "how long a guest stands still, in 50 backups", kvm::freeze),
+    ("kvm-disks", "1, 8 and 32 disks of a guest at once", kvm::disks),
     ("disk-chain", "random reads through ten deltas, beside one sparse file", disk_chain::run),
 ];
 

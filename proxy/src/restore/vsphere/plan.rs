@@ -1,16 +1,18 @@
 //! What a restore will do, decided before it does anything.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
 use blockdev::ReadAt;
 
-use super::source::Backup;
-use super::vmx;
+use super::super::names::{MAX_STEM, Names, file_stem};
+use super::super::source::{Backup, SavedMachine};
+use super::super::targets_of;
 use crate::error::{Error, Family, Result};
 use crate::hypervisor::{Connected, RebuildTarget, RebuildWish, Spec};
+use crate::machine::convert::{ToVmx, vmx_of_domain};
+use crate::machine::vmx;
 
 /// How a restore is wished for. What is not said comes from the catalog.
 #[derive(Clone, Debug)]
@@ -34,8 +36,10 @@ pub struct RestoreOptions {
 /// One disk on its way back.
 #[derive(Clone, Debug, Serialize)]
 pub struct PlannedDisk {
-    /// Where it is plugged in.
+    /// Where it was plugged in.
     pub address: String,
+    /// Where it is plugged in now: elsewhere, if it comes from another hypervisor.
+    pub device: String,
     /// The image in the backup directory.
     pub from: String,
     /// The descriptor's name in the VM's folder.
@@ -71,20 +75,10 @@ pub struct RestorePlan {
     pub(super) vmx: String,
 }
 
-/// VMware's products take names up to 80 characters; with the suffixes of disks they must fit 255 bytes.
-const MAX_STEM: usize = 200;
-
 /// `[datastore] folder/file` in its parts.
 fn split_path(path: &str) -> Option<(&str, &str)> {
     let (datastore, rest) = path.strip_prefix('[')?.split_once(']')?;
     Some((datastore, rest.trim().trim_start_matches('/')))
-}
-
-/// A file name made from a display name: what file systems and `.vmx` files take without quoting.
-fn file_stem(name: &str) -> String {
-    let plain = |c: char| if c.is_alphanumeric() || "-_. ".contains(c) { c } else { '_' };
-    let stem: String = name.chars().map(plain).collect();
-    stem.trim_matches(['.', ' ']).to_owned()
 }
 
 /// Decides everything about a restore and looks for what stands in its way. Changes nothing.
@@ -92,8 +86,11 @@ fn file_stem(name: &str) -> String {
 /// # Errors
 /// [`Family::Exists`] if such a VM is there; [`Family::Corrupt`] if the backup cannot be used.
 pub async fn plan(connected: &Connected, backup: &Backup, options: &RestoreOptions) -> Result<RestorePlan> {
-    let vmx_text = vmx::decode(&backup.vmx()?);
-    let original = vmx::value(&vmx_text, "displayname").unwrap_or_default();
+    let machine = backup.machine()?;
+    let original = match &machine {
+        SavedMachine::Vmx(text) => vmx::value(text, "displayname").unwrap_or_default(),
+        SavedMachine::Domain(domain) => domain.name(),
+    };
     let name = options.name.clone().unwrap_or_else(|| original.clone());
     let new_identity = name != original;
     let stem = file_stem(&name);
@@ -103,9 +100,9 @@ pub async fn plan(connected: &Connected, backup: &Backup, options: &RestoreOptio
     }
     refuse_living(connected, backup, &name, new_identity).await?;
 
-    let config = match backup.catalog.get("config.vmx") {
-        Some(path) => Some(config_path(path)?),
-        None => None,
+    let config = match (&machine, backup.catalog.get("config.vmx")) {
+        (SavedMachine::Vmx(_), Some(path)) => Some(config_path(path)?),
+        _ => None,
     };
     let bytes = backup.disks.iter().map(|disk| disk.image.size().0).fold(0, u64::saturating_add);
     let target = connected
@@ -128,21 +125,15 @@ pub async fn plan(connected: &Connected, backup: &Backup, options: &RestoreOptio
     };
     let mut names = Names::default();
     names.take(&config_file);
-    let nvram = backup.nvram().map(|from| {
+    let is_ours = matches!(machine, SavedMachine::Vmx(_)); // nobody else's NVRAM means anything here
+    let nvram = backup.nvram().filter(|_| is_ours).map(|from| {
         let to = if new_identity { format!("{stem}.nvram") } else { from.clone() };
         names.take(&to);
         (from, to)
     });
-    let disks = plan_disks(backup, &stem, new_identity, &mut names)?;
-    let changes = vmx::Changes {
-        name: Some(name.clone()),
-        disks: disks.iter().map(|disk| (disk.address.clone(), disk.to.clone())).collect(),
-        nvram: nvram.as_ref().map(|(_, to)| to.clone()),
-        new_identity,
-    };
-    let (vmx, dropped) = vmx::rewrite(&vmx_text, &changes)?;
-    let mut notes: Vec<String> =
-        dropped.iter().map(|address| format!("{address} is not in the backup; the VM comes back without it")).collect();
+    let mut disks = plan_disks(backup, &stem, new_identity, &mut names)?;
+    let nvram_file = nvram.as_ref().map(|(_, to)| to.clone());
+    let (vmx, mut notes) = configuration(&machine, &name, new_identity, nvram_file, &mut disks)?;
     let elsewhere = backup.disks.iter().filter_map(|disk| Some((disk, split_path(disk.disk_name.as_deref()?)?.0)));
     for (disk, datastore) in elsewhere.filter(|(_, datastore)| *datastore != target.datastore) {
         notes.push(format!("{} was on datastore {datastore} and comes to {}", disk.address, target.datastore));
@@ -165,6 +156,40 @@ pub async fn plan(connected: &Connected, backup: &Backup, options: &RestoreOptio
     })
 }
 
+/// The new `.vmx`, and what is not as it was. Disks of another hypervisor get new addresses.
+fn configuration(
+    machine: &SavedMachine,
+    name: &str,
+    new_identity: bool,
+    nvram: Option<String>,
+    disks: &mut [PlannedDisk],
+) -> Result<(String, Vec<String>)> {
+    match machine {
+        SavedMachine::Vmx(text) => {
+            let changes = vmx::Changes {
+                name: Some(name.to_owned()),
+                disks: disks.iter().map(|disk| (disk.address.clone(), disk.to.clone())).collect(),
+                nvram,
+                new_identity,
+            };
+            let (vmx, dropped) = vmx::rewrite(text, &changes)?;
+            let gone = |address: &String| format!("{address} is not in the backup; the VM comes back without it");
+            Ok((vmx, dropped.iter().map(gone).collect()))
+        }
+        SavedMachine::Domain(domain) => {
+            let addresses: Vec<String> = disks.iter().map(|disk| disk.address.clone()).collect();
+            let wish = ToVmx { name, new_identity, disks: &targets_of(domain, &addresses)? };
+            let mut made = vmx_of_domain(domain, &wish)?;
+            for disk in disks {
+                let new = made.addresses.iter().find(|(old, _)| *old == disk.address);
+                disk.device = new.map_or_else(|| disk.address.clone(), |(_, new)| new.clone());
+                vmx::line(&mut made.text, &format!("{}.fileName", disk.device), &disk.to);
+            }
+            Ok((made.text, made.notes))
+        }
+    }
+}
+
 fn catalog_value(backup: &Backup, key: &str) -> Option<String> {
     backup.catalog.get(key).filter(|value| !value.is_empty()).map(str::to_owned)
 }
@@ -182,27 +207,6 @@ fn bad_config_path(text: &str) -> Error {
         Family::Corrupt,
         format!("the catalog's config.vmx is \"{text}\": expected \"[datastore] folder/name.vmx\""),
     )
-}
-
-/// The names that the new folder will hold, whatever their case.
-#[derive(Default)]
-struct Names(HashSet<String>);
-
-impl Names {
-    fn take(&mut self, name: &str) {
-        self.0.insert(name.to_lowercase());
-    }
-
-    /// Takes the names of a flat disk, descriptor and data, if both are free.
-    fn take_disk(&mut self, descriptor: &str) -> bool {
-        let stem = descriptor.strip_suffix(".vmdk").unwrap_or(descriptor);
-        let both = [descriptor.to_lowercase(), format!("{stem}-flat.vmdk").to_lowercase()];
-        let free = both.iter().all(|name| !self.0.contains(name));
-        if free {
-            self.0.extend(both);
-        }
-        free
-    }
 }
 
 /// Gives every disk a descriptor and a data file of its own. Disks may come from several datastores under one name; here they share a
@@ -229,6 +233,7 @@ fn plan_disks(backup: &Backup, stem: &str, rename: bool, names: &mut Names) -> R
             .ok_or_else(|| Error::new(Family::Corrupt, format!("no file name is free for {}", disk.address)))?;
         disks.push(PlannedDisk {
             address: disk.address.clone(),
+            device: disk.address.clone(),
             from: disk.file.clone(),
             to,
             capacity: disk.image.size().0,
@@ -266,15 +271,6 @@ mod tests {
     }
 
     #[test]
-    fn two_disks_never_share_a_file() {
-        let mut names = Names::default();
-        assert!(names.take_disk("vm.vmdk") && names.take_disk("vm_1.vmdk"));
-        for taken in ["VM.vmdk", "vm-flat.vmdk", "vm_1-FLAT.vmdk"] {
-            assert!(!names.take_disk(taken), "{taken}");
-        }
-    }
-
-    #[test]
     fn a_configuration_path_that_climbs_is_data_gone_wrong() {
         for bad in [
             "[ds] ../x/vm.vmx",
@@ -288,11 +284,5 @@ mod tests {
             assert_eq!(config_path(bad).unwrap_err().family(), Family::Corrupt, "{bad}");
         }
         assert_eq!(config_path("[ds 1] a/b/vm 1.vmx").unwrap(), ("ds 1", "a/b/vm 1.vmx"));
-    }
-
-    #[test]
-    fn file_names_made_from_display_names_have_no_slashes_or_leading_dots() {
-        assert_eq!(file_stem("../a/b: ü 1"), "_a_b_ ü 1");
-        assert_eq!(file_stem(".."), "");
     }
 }

@@ -1,18 +1,93 @@
 //! The `.vmx`: `key = "value"` a line. Rewritten for its new place; every line we have no reason to touch stays as it is.
 
+use std::collections::BTreeMap;
+
 use crate::error::{Error, Family, Result};
+use crate::hypervisor::{Bus, DiskAddress};
+
+/// ESX writes some kilobytes.
+const MAX_LEN: usize = 4 << 20;
+
+/// What a `.vmx` says, by keys in lower case.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Settings(BTreeMap<String, String>);
+
+impl Settings {
+    /// Reads a `.vmx`. Of a key that stands twice the last value counts.
+    ///
+    /// # Errors
+    /// [`Family::Corrupt`] if it is far too long.
+    pub(crate) fn of(vmx: &str) -> Result<Self> {
+        if vmx.len() > MAX_LEN {
+            return Err(Error::new(Family::Corrupt, "the .vmx is longer than 4 MiB"));
+        }
+        Ok(Self(vmx.lines().filter_map(split).collect()))
+    }
+
+    /// The value of a key, if it is not empty.
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(&key.to_ascii_lowercase()).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// A number.
+    pub(crate) fn number(&self, key: &str) -> Option<u64> {
+        self.get(key)?.trim().parse().ok()
+    }
+
+    /// Whether a key says `TRUE`.
+    pub(crate) fn is_true(&self, key: &str) -> bool {
+        self.get(key).is_some_and(|value| value.eq_ignore_ascii_case("true") || value == "1")
+    }
+
+    /// The devices with this prefix that are present, by number: 0 and 2 for `ethernet0` and `ethernet2`.
+    pub(crate) fn present(&self, prefix: &str) -> Vec<u32> {
+        let number = |key: &String| key.strip_prefix(prefix)?.strip_suffix(".present")?.parse().ok();
+        let mut numbers: Vec<u32> = self.0.keys().filter_map(number).collect();
+        numbers.retain(|n| self.is_true(&format!("{prefix}{n}.present")));
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// Devices at controllers that are present (`scsi0:1`), with what their `deviceType` says in lower case.
+    pub(crate) fn drives(&self) -> Vec<(DiskAddress, String)> {
+        let device = |key: &String| parse_address(key.strip_suffix(".present")?);
+        let mut found: Vec<DiskAddress> = self.0.keys().filter_map(device).collect();
+        found.retain(|device| self.is_true(&format!("{device}.present")));
+        found.sort_unstable();
+        let kind = |device: DiskAddress| {
+            let kind = self.get(&format!("{device}.deviceType")).unwrap_or("disk").to_ascii_lowercase();
+            (device, kind)
+        };
+        found.into_iter().map(kind).collect()
+    }
+}
+
+/// `scsi0:1` in its parts.
+pub(crate) fn parse_address(text: &str) -> Option<DiskAddress> {
+    let buses = [
+        ("scsi", Bus::Scsi),
+        ("ide", Bus::Ide),
+        ("sata", Bus::Sata),
+        ("nvme", Bus::Nvme),
+        ("virtio", Bus::Virtio),
+        ("usb", Bus::Usb),
+    ];
+    let (bus, rest) = buses.iter().find_map(|(prefix, bus)| Some((*bus, text.strip_prefix(prefix)?)))?;
+    let (controller, unit) = rest.split_once(':')?;
+    Some(DiskAddress { bus, controller: controller.parse().ok()?, unit: unit.parse().ok()? })
+}
 
 /// How the copy differs from the original.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Changes {
+pub(crate) struct Changes {
     /// The new display name.
-    pub(super) name: Option<String>,
+    pub(crate) name: Option<String>,
     /// New file names by disk address.
-    pub(super) disks: Vec<(String, String)>,
+    pub(crate) disks: Vec<(String, String)>,
     /// The NVRAM's new file name.
-    pub(super) nvram: Option<String>,
+    pub(crate) nvram: Option<String>,
     /// Take the identity (UUIDs, generated MAC addresses) away, so that copy and original can live side by side.
-    pub(super) new_identity: bool,
+    pub(crate) new_identity: bool,
 }
 
 /// Keys that make two VMs the same.
@@ -30,7 +105,7 @@ fn is_place(key: &str) -> bool {
 }
 
 /// Reads a `.vmx`, whose `.encoding` may be anything: what is not UTF-8 is taken as Latin-1, which loses nothing.
-pub(super) fn decode(bytes: &[u8]) -> String {
+pub(crate) fn decode(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),
         Err(_) => bytes.iter().copied().map(char::from).collect(),
@@ -59,6 +134,11 @@ fn unescape(value: &str) -> String {
     out
 }
 
+/// One line.
+pub(crate) fn line(out: &mut String, key: &str, value: &str) {
+    out.push_str(&format!("{key} = \"{}\"\n", escape(value)));
+}
+
 fn escape(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     for c in value.chars() {
@@ -79,7 +159,7 @@ fn split(line: &str) -> Option<(String, String)> {
 }
 
 /// The value of `key` in a `.vmx`.
-pub(super) fn value(vmx: &str, key: &str) -> Option<String> {
+pub(crate) fn value(vmx: &str, key: &str) -> Option<String> {
     let mut pairs = vmx.lines().rev().filter_map(split);
     pairs.find(|(found, _)| found == key).map(|(_, value)| value)
 }
@@ -97,7 +177,7 @@ fn disk_devices(vmx: &str) -> Vec<String> {
 ///
 /// # Errors
 /// [`Family::Corrupt`] if a restored disk is not plugged in anywhere.
-pub(super) fn rewrite(vmx: &str, changes: &Changes) -> Result<(String, Vec<String>)> {
+pub(crate) fn rewrite(vmx: &str, changes: &Changes) -> Result<(String, Vec<String>)> {
     let devices = disk_devices(vmx);
     if let Some((address, _)) = changes.disks.iter().find(|(address, _)| !devices.contains(address)) {
         return Err(Error::new(
@@ -108,7 +188,6 @@ pub(super) fn rewrite(vmx: &str, changes: &Changes) -> Result<(String, Vec<Strin
     let dropped: Vec<String> =
         devices.into_iter().filter(|device| !changes.disks.iter().any(|(address, _)| address == device)).collect();
     let mut out = String::with_capacity(vmx.len() + 256);
-    let line = |out: &mut String, key: &str, value: &str| out.push_str(&format!("{key} = \"{}\"\n", escape(value)));
     for text in vmx.lines() {
         let Some((key, _)) = split(text) else {
             out.push_str(text);
@@ -169,6 +248,17 @@ mod tests {
         assert_eq!((value(&vmx, "uuid.bios"), value(&vmx, "ethernet0.generatedaddress")), (None, None));
         assert!(vmx.starts_with("# kept\n") && vmx.contains("ide1:0.fileName = \"cd.iso\"\nnvram"));
         assert_eq!(dropped, ["scsi0:1"]);
+    }
+
+    #[test]
+    fn devices_that_are_present_are_found() {
+        let text = "scsi0.present = \"TRUE\"\nscsi0:1.present = \"true\"\nscsi0:1.deviceType = \"scsi-hardDisk\"\nscsi0:2.present = \"FALSE\"\nide1:0.present = \"TRUE\"\nide1:0.deviceType = \"cdrom-image\"\nethernet10.present = \"TRUE\"\nethernet2.present = \"TRUE\"\nethernetx.present = \"TRUE\"\nmemSize = \"512\"\n";
+        let settings = Settings::of(text).unwrap();
+        let drives: Vec<_> = settings.drives().into_iter().map(|(at, kind)| format!("{at} {kind}")).collect();
+        assert_eq!(drives, ["scsi0:1 scsi-harddisk", "ide1:0 cdrom-image"]);
+        assert_eq!((settings.present("ethernet"), settings.present("scsi")), (vec![2, 10], vec![0]));
+        assert_eq!((settings.number("MEMSIZE"), settings.number("scsi0.present")), (Some(512), None));
+        assert_eq!(Settings::of(&"x".repeat(MAX_LEN + 1)).unwrap_err().family(), Family::Corrupt);
     }
 
     #[test]
