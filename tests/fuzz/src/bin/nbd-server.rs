@@ -28,7 +28,11 @@ impl ReadAt for Stripes {
         ByteLen(SIZE)
     }
     fn read_exact_at(&self, at: ByteOffset, buf: &mut [u8]) -> Result<(), ReadError> {
-        assert!(at.0.checked_add(buf.len() as u64).is_some_and(|end| end <= SIZE), "a read of {} bytes at {at}", buf.len());
+        assert!(
+            at.0.checked_add(buf.len() as u64).is_some_and(|end| end <= SIZE),
+            "a read of {} bytes at {at}",
+            buf.len()
+        );
         buf.fill(7);
         Ok(())
     }
