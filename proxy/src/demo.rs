@@ -147,6 +147,7 @@ impl Demo {
             streams: 2,
             exclude: Vec::new(),
             audit: false,
+            keep_points: crate::job::KEEP_POINTS,
             disks_at_once: 4,
             host: HostLimit::default(),
             bandwidth: None,

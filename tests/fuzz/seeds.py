@@ -4,7 +4,7 @@
     seeds.py DIR    writes DIR/TARGET/NAME
 
 They are the images of tests/peers/vmdk/scenarios.py with less data, tiny ones of qemu-img, a few chains, registry hives and
-compressed data by hand, conversations with an NBD server, and small volumes of the mkfs family.
+compressed data by hand, conversations of both sides of NBD, and small volumes of the mkfs family.
 """
 
 import copy
@@ -18,6 +18,7 @@ sys.dont_write_bytecode = True  # the source tree stays as it is
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "peers" / "vmdk"))
 
 import build
+import clients
 import compressed
 import disk
 import guest
@@ -28,7 +29,7 @@ import scenarios
 
 TARGETS = [
     "descriptor", "flat", "hosted", "stream", "cowd", "sesparse", "chain", "check", "hive", "lznt1", "xpress", "lzx", "fat", "exfat", "partition",
-    "ntfs", "nbd-client",
+    "ntfs", "nbd-client", "nbd-server",
 ]
 # Types of extents, the target of their dialect.
 OF_TYPE = {"SPARSE": "hosted", "VMFSSPARSE": "cowd", "SESPARSE": "sesparse", "FLAT": "flat", "VMFS": "flat"}
@@ -120,6 +121,8 @@ class Seeds:
             self.add(name, target, data)
         for name, data in nbd.seeds():
             self.add(name, "nbd-client", data)
+        for name, data in clients.seeds():
+            self.add(name, "nbd-server", data)
 
 
 def qemu(seeds, folder):

@@ -33,7 +33,7 @@ judges=(
     python3-hivex                       # registry hives
 )
 # What the boot fixture is put together with.
-fixture=(cpio busybox-static syslinux syslinux-common)
+fixture=(cpio busybox-static syslinux syslinux-common kmod)
 # The foreign client's and the foreign server's tools.
 vsphere=(python3-venv golang-go golang-github-vmware-govmomi-dev)
 # Backup products that the integration modules serve, and that read what is mounted.

@@ -11,11 +11,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("blockdev", &[]),
     ("vmdk-rs", &["blockdev"]),
     ("guestfs", &["blockdev"]),
+    ("libvirt", &[]),
     ("nbd", &["blockdev"]),
     ("vsphere", &[]),
     ("lab", &["blockdev", "vmdk-rs", "vsphere"]),
-    ("stillframe", &["blockdev", "guestfs", "lab", "nbd", "vmdk-rs", "vsphere"]),
-    ("acceptance", &["blockdev", "guestfs", "lab", "nbd", "stillframe", "vmdk-rs", "vsphere"]),
+    ("stillframe", &["blockdev", "guestfs", "lab", "libvirt", "nbd", "vmdk-rs", "vsphere"]),
+    ("acceptance", &["blockdev", "guestfs", "lab", "libvirt", "nbd", "stillframe", "vmdk-rs", "vsphere"]),
 ];
 
 /// What cargo says of the workspace, without the network.

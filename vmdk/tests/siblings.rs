@@ -139,7 +139,7 @@ fn only_two_names_behind_two_dots_are_a_folder_beside() {
     let bytes = std::fs::read(&image).unwrap();
     let hint = b"\"../a/disk.vmdk\"";
     let at = bytes.windows(hint.len()).position(|part| part == hint).unwrap();
-    for other in ["\"/./a/disk.vmdk\"", "\"../../disk.vmdk\"", "\"..\\\\a/disk.vmd\"", "\"x/../disk.vmdk\""] {
+    for other in ["\"/./a/disk.vmdk\"", "\"../../dis.vmdk\"", "\"..\\\\a/disk.vmd\"", "\"x/../disk.vmdk\""] {
         let mut damaged = bytes.clone();
         damaged[at..at + hint.len()].copy_from_slice(other.as_bytes());
         std::fs::write(&image, damaged).unwrap();

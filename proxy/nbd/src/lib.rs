@@ -4,6 +4,7 @@ mod certificates;
 mod client;
 mod constants;
 mod error;
+pub mod server;
 #[cfg(feature = "tls")]
 mod tls;
 mod uri;

@@ -7,7 +7,9 @@ use zeroize::Zeroizing;
 
 use super::disk_args::DiskArgs;
 use super::mount_args::{FsArgs, MountArgs, MountsArgs, UnmountArgs};
+use super::nbd::NbdArgs;
 use super::output::ShowArgs;
+use super::restore_args::RestoreArgs;
 use crate::config::{ConnectionUri, PasswordSources, TlsChoice};
 use crate::error::{Error, Family, Result};
 use crate::hypervisor::{Connected, connect};
@@ -42,6 +44,8 @@ pub(super) enum Command {
     Cleanup(CleanupArgs),
     /// Look into disk images, check and convert them
     Disk(DiskArgs),
+    /// Serve disks to NBD clients
+    Nbd(NbdArgs),
     /// Show the files in disk images under drive letters, read-only
     Mount(MountArgs),
     /// End a mount and remove the directory that it made
@@ -73,7 +77,7 @@ pub(super) enum Command {
 /// How to reach the hypervisor.
 #[derive(Args, Clone, Default)]
 pub(super) struct ConnectArgs {
-    /// vpx://USER@HOST/, esx://USER@HOST/ or lab:DIR
+    /// vpx://USER@HOST/, esx://USER@HOST/, qemu:///system (and what libvirt has beside it) or lab:DIR
     #[arg(short, long, value_name = "URI", env = "STILLFRAME_URI")]
     pub(super) connect: Option<String>,
     /// A file whose first line is the password
@@ -227,6 +231,9 @@ pub(super) struct BackupArgs {
     /// Read every disk a second time and compare, which finds bytes that the host or the way to it got wrong
     #[arg(long)]
     pub(super) audit: bool,
+    /// Checkpoints of ours to keep on a libvirt machine; each lets later backups ask what changed since it
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(super) keep_points: u16,
     #[command(flatten)]
     pub(super) show: ShowArgs,
 }
@@ -239,10 +246,11 @@ pub(super) struct FreezeArgs {
     /// What to do when the guest cannot be quiesced: fail, go on, or do not ask it
     #[arg(long, value_enum, default_value = "try")]
     pub(super) quiesce: Quiesce,
-    /// auto, https, nbd, nbdssl, san, hotadd or cos
+    /// auto, https, nbd, nbdssl, san, file, hotadd or cos. The images of a libvirt machine that does not run are locked while they are
+    /// read, so it cannot start meanwhile
     #[arg(long, default_value = "auto")]
     pub(super) transport: String,
-    /// Leave this disk out, such as scsi0:1; may stand more than once
+    /// Leave this disk out, such as scsi0:1 or vda; may stand more than once
     #[arg(long, value_name = "ADDRESS")]
     pub(super) exclude_disk: Vec<String>,
     /// How often the removal of the snapshot is tried again
@@ -251,7 +259,7 @@ pub(super) struct FreezeArgs {
     /// Seconds before the first repetition; doubled each time, up to a minute
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(super) backoff: u64,
-    /// Seconds that making the snapshot may take
+    /// Seconds that making the snapshot may take; at libvirt, that the guest may stand still, and never more than 60
     #[arg(long, value_name = "SECONDS", default_value_t = 1200, value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub(super) snapshot_timeout: u64,
 }
@@ -269,37 +277,6 @@ impl FreezeArgs {
             longest: Duration::from_secs(self.backoff.max(60)),
         }
     }
-}
-
-#[derive(Args)]
-pub(super) struct RestoreArgs {
-    /// The backup directory
-    pub(super) directory: PathBuf,
-    #[command(flatten)]
-    pub(super) connect: ConnectArgs,
-    /// Restore as a new VM of this name, beside the original
-    #[arg(long)]
-    pub(super) name: Option<String>,
-    /// Restore to this datastore
-    #[arg(long)]
-    pub(super) datastore: Option<String>,
-    /// Restore into this folder (inventory path)
-    #[arg(long)]
-    pub(super) folder: Option<String>,
-    /// Restore into this resource pool (inventory path)
-    #[arg(long)]
-    pub(super) resource_pool: Option<String>,
-    /// Use this catalog instead of the one in the directory
-    #[arg(long, value_name = "FILE")]
-    pub(super) catalog: Option<PathBuf>,
-    /// Do not read everything back from the datastore
-    #[arg(long)]
-    pub(super) no_read_back: bool,
-    /// Print what would be done, and do nothing
-    #[arg(long)]
-    pub(super) dry_run: bool,
-    #[command(flatten)]
-    pub(super) show: ShowArgs,
 }
 
 #[derive(Args)]

@@ -19,6 +19,7 @@ pub(super) async fn run(args: BackupArgs) -> Result<()> {
         streams: usize::from(args.streams),
         exclude: args.freeze.exclude_disk.clone(),
         audit: args.audit,
+        keep_points: usize::from(args.keep_points),
         disks_at_once: usize::from(args.disks),
         host: HostLimit { runs: args.host_jobs, wait: Duration::from_secs(args.wait) },
         bandwidth: args.bandwidth,

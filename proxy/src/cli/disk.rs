@@ -38,7 +38,9 @@ fn show_info(info: &DiskInfo) {
     row("image:", &info.filename);
     row("format:", info.format);
     row("virtual size:", &format!("{} ({} bytes)", size(info.virtual_size), info.virtual_size));
-    row("takes:", &size(info.actual_size));
+    if let Some(taken) = info.actual_size {
+        row("takes:", &size(taken));
+    }
     if let Some(parent) = &info.full_backing_filename {
         row("parent:", parent);
     }

@@ -43,7 +43,7 @@ pub(super) enum DiskCommand {
 /// Which image is read.
 #[derive(Args)]
 pub(super) struct SourceArgs {
-    /// The image: the file with the descriptor, or a raw disk
+    /// The image: the file with the descriptor, a raw disk, or an NBD URI (nbd://HOST/EXPORT, nbds://…, nbd+unix:///EXPORT?socket=PATH)
     pub(super) image: PathBuf,
     /// Its format; without it the name tells (.vmdk, .raw, .img). Nothing is guessed from the content
     #[arg(long, value_enum, value_name = "FORMAT")]
@@ -141,9 +141,9 @@ impl ConvertArgs {
 
 #[derive(Args)]
 pub(super) struct CompareArgs {
-    /// The first image
+    /// The first image: a file or an NBD URI
     pub(super) first: PathBuf,
-    /// The second image
+    /// The second image: a file or an NBD URI
     pub(super) second: PathBuf,
     /// The format of the first; without it the name tells
     #[arg(long, value_enum, value_name = "FORMAT")]

@@ -11,8 +11,10 @@ mod log;
 mod login;
 mod mount;
 mod mount_args;
+mod nbd;
 pub(crate) mod output;
 mod restore;
+mod restore_args;
 mod snapshot;
 pub mod vcb;
 mod vm;
@@ -44,6 +46,11 @@ pub fn main() -> ExitCode {
     }
     if args.get(1).is_some_and(|word| word == crate::mount::KEEPER_COMMAND) {
         return keep();
+    }
+    if args.get(1).is_some_and(|word| word == crate::mount::IMAGE_KEEPER_COMMAND) {
+        close_inherited();
+        log::start(log::Style::Plain, 0);
+        return finish(run(crate::mount::run_image_keeper()));
     }
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
@@ -122,6 +129,7 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Snapshot(args) => snapshot::run(args).await,
         Command::Cleanup(args) => cleanup::run(args).await,
         Command::Disk(args) => disk::run(args).await,
+        Command::Nbd(args) => nbd::run(args).await,
         Command::Mount(args) => mount::run(args).await,
         Command::Unmount(args) => mount::run_unmount(args).await,
         Command::Mounts(args) => mount::run_mounts(&args),

@@ -8,7 +8,9 @@ use crate::disk::SourceFormat;
 use crate::error::{Context, Error, Family, Result};
 use crate::export::CATALOG_NAME;
 use crate::job::{Cancel, HoldOptions, Progress};
-use crate::mount::{ImageSpec, KeepRequest, MountSpec, Program, Report, Unmounted, keep, mounts, start, unmount};
+use crate::mount::{
+    ImageSpec, KeepRequest, MountSpec, Program, Report, Unmounted, keep, keep_images, mounts, start, unmount,
+};
 
 pub(super) async fn run(args: MountArgs) -> Result<()> {
     if args.images.is_empty() {
@@ -32,7 +34,8 @@ pub(super) async fn run(args: MountArgs) -> Result<()> {
 /// Mounts images, prints what is shown, and stays if that is wished.
 pub(super) async fn mount_and_show(spec: &MountSpec, json: bool, stay: bool) -> Result<()> {
     let cancel = Cancel::on_signals()?;
-    let started = start(spec, &Program::this()?, Vec::new(), &cancel).await?;
+    let links = keep_images(&spec.images, &cancel).await?;
+    let started = start(spec, &Program::this()?, links, &cancel).await?;
     show(&started.report, json)?;
     if stay { started.stay(spec, &cancel).await } else { Ok(()) }
 }
@@ -93,6 +96,10 @@ pub(super) fn images(paths: &[PathBuf], args: &ImagesArgs) -> Result<Vec<ImageSp
     let raw = args.format.map(|format| format == SourceFormat::Raw);
     let mut images = Vec::new();
     for path in paths {
+        if crate::disk::uri_of(path)?.is_some() {
+            images.push(ImageSpec { path: path.clone(), raw, map: args.map.map.clone() });
+            continue;
+        }
         let path = std::path::absolute(path).failed(|| format!("cannot use {}", path.display()))?;
         if path.is_dir() {
             images.extend(backup_images(&path)?);

@@ -25,7 +25,7 @@ pub(super) struct MountArgs {
     /// The directory to mount on: an empty one, or one to make; its parent must exist
     #[arg(short, long, value_name = "DIR")]
     pub(super) output: Option<PathBuf>,
-    /// A disk image, or the directory of a backup, instead of a VM; may stand more than once
+    /// A disk image, an NBD URI or the directory of a backup, instead of a VM; may stand more than once
     #[arg(long = "image", value_name = "FILE")]
     pub(super) images: Vec<PathBuf>,
     #[command(flatten)]
@@ -69,7 +69,7 @@ pub(super) struct FsArgs {
 /// Images, and behind them a path in the guest.
 #[derive(Args)]
 pub(super) struct WhereArgs {
-    /// Disk images or backup directories; last may stand a path in the guest: C:\Windows, letters/C/Windows, digits/1
+    /// Disk images, NBD URIs or backup directories; last may stand a path in the guest: C:\Windows, letters/C/Windows, digits/1
     #[arg(required = true, value_name = "IMAGE… [PATH]")]
     pub(super) words: Vec<PathBuf>,
     #[command(flatten)]

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use vsphere::{Thumbprint, TlsPolicy};
 
+use super::libvirt::LibvirtUri;
 use crate::error::{Error, Family, Result};
 
 /// Which kind of hypervisor a URI names.
@@ -17,6 +18,8 @@ pub enum Scheme {
     Esx,
     /// `lab:DIR`: the built-in lab whose state is in DIR.
     Lab(PathBuf),
+    /// `qemu:///system` and its kin: QEMU machines under libvirt.
+    Libvirt(Box<LibvirtUri>),
 }
 
 /// How a server proves that it is the right one. Nothing said means: the system's certificate authorities and the host name.
@@ -62,9 +65,9 @@ pub struct ConnectionUri {
 }
 
 const DEFAULT_PORT: u16 = 443;
-const FORMS: &str = "write vpx://USER@HOST/, esx://USER@HOST/ or lab:DIR";
+const FORMS: &str = "write vpx://USER@HOST/, esx://USER@HOST/, qemu:///system or lab:DIR";
 
-fn usage(what: String) -> Error {
+pub(super) fn usage(what: String) -> Error {
     Error::new(Family::Usage, what).hint(FORMS)
 }
 
@@ -115,6 +118,7 @@ impl ConnectionUri {
     pub fn place(&self) -> String {
         match &self.scheme {
             Scheme::Lab(dir) => format!("lab {}", dir.display()),
+            Scheme::Libvirt(libvirt) => libvirt.place(),
             _ => format!("{}:{}", self.host, self.port),
         }
     }
@@ -160,9 +164,18 @@ impl FromStr for ConnectionUri {
         let scheme = match scheme {
             "vpx" => Scheme::VCenter,
             "esx" => Scheme::Esx,
-            "qemu" | "qemu+ssh" | "qemu+tcp" | "qemu+tls" => {
-                return Err(Error::new(Family::Unsupported, "libvirt/QEMU-KVM connections are not there yet")
-                    .hint("this version reaches vSphere: vpx://USER@HOST/ or esx://USER@HOST/"));
+            _ if LibvirtUri::is_one(scheme) => {
+                let (libvirt, insecure) = LibvirtUri::parse(scheme, rest)?;
+                let tls = TlsChoice { insecure, ..TlsChoice::default() };
+                let scheme = Scheme::Libvirt(Box::new(libvirt));
+                return Ok(Self {
+                    scheme,
+                    user: None,
+                    host: String::new(),
+                    port: DEFAULT_PORT,
+                    tls,
+                    password_file: None,
+                });
             }
             other => return Err(usage(format!("unknown connection scheme {other}://"))),
         };
@@ -190,7 +203,7 @@ impl FromStr for ConnectionUri {
     }
 }
 
-fn percent_decode(text: &str) -> Result<String> {
+pub(super) fn percent_decode(text: &str) -> Result<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
@@ -207,7 +220,7 @@ fn percent_decode(text: &str) -> Result<String> {
     String::from_utf8(bytes).map_err(|e| usage(format!("\"{text}\" does not decode to UTF-8")).caused_by(e))
 }
 
-fn percent_encode(text: &str) -> String {
+pub(super) fn percent_encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte) {
@@ -224,6 +237,7 @@ impl fmt::Display for ConnectionUri {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.scheme {
             Scheme::Lab(dir) => return write!(f, "lab:{}", dir.display()),
+            Scheme::Libvirt(libvirt) => return libvirt.write(f, self.tls.insecure),
             Scheme::VCenter => f.write_str("vpx://")?,
             Scheme::Esx => f.write_str("esx://")?,
         }
@@ -291,10 +305,5 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<ConnectionUri>().unwrap_err().family(), Family::Usage, "{bad}");
         }
-    }
-
-    #[test]
-    fn libvirt_uris_are_named_as_not_there_yet() {
-        assert_eq!("qemu:///system".parse::<ConnectionUri>().unwrap_err().family(), Family::Unsupported);
     }
 }

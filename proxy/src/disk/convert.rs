@@ -229,8 +229,7 @@ fn to_stdout(
             stream.finish().and_then(flushed).map_err(failed)?;
         }
         Target::Vmdk(Subformat::StreamOptimized) => {
-            let stem = source.path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-            let file = PlainName::new(&format!("{stem}.vmdk"))
+            let file = PlainName::new(&format!("{}.vmdk", source.stem()))
                 .map_err(|e| Error::new(Family::Usage, format!("{from} gives no file name")).caused_by(e))?;
             let create = options_for(source, Subformat::StreamOptimized, None);
             let stream = StreamWriter::new(out, &file, &create).map_err(failed)?.with_level(options.level);

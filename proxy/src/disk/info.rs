@@ -20,8 +20,9 @@ pub struct DiskInfo {
     pub cluster_size: Option<u64>,
     /// `vmdk` or `raw`.
     pub format: &'static str,
-    /// What the disk's own files take on their file systems, in bytes; its parents' are not counted.
-    pub actual_size: u64,
+    /// What the disk's own files take on their file systems, in bytes; its parents' are not counted. Unknown behind a network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actual_size: Option<u64>,
     /// The parent, as the image names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backing_filename: Option<String>,
@@ -120,7 +121,7 @@ pub fn info(source: &Source) -> DiskInfo {
         filename: source.path.display().to_string(),
         cluster_size: cluster_size.filter(|size| extents.iter().all(|extent| extent.cluster_size == Some(*size))),
         format: source.format().as_str(),
-        actual_size: files.iter().map(|path| allocated(path)).sum(),
+        actual_size: (!source.is_remote()).then(|| files.iter().map(|path| allocated(path)).sum()),
         backing_filename: hint.filter(|_| parent.is_some()),
         backing_filename_format: parent.is_some().then_some("vmdk"),
         full_backing_filename: parent.map(|name| source.path_of(1, &name).display().to_string()),

@@ -8,8 +8,11 @@ mod convert;
 mod create;
 mod info;
 mod map;
+mod network;
+mod overlay;
+mod serve;
 mod source;
-mod staged;
+pub(crate) mod staged;
 
 pub use self::check::{CheckReport, check, read_all, repair};
 pub use self::compare::{Compared, compare};
@@ -17,6 +20,9 @@ pub use self::convert::{ConvertOptions, Converted, Target, convert};
 pub use self::create::{CreateRequest, create};
 pub use self::info::{DiskInfo, info};
 pub use self::map::{MapEntry, map};
+pub(crate) use self::network::uri_of;
+pub use self::overlay::Overlay;
+pub use self::serve::{Place, ServeOptions, Serving, Shown};
 pub use self::source::{Source, SourceFormat, SourceSpec};
 
 use std::ops::ControlFlow;
@@ -28,19 +34,19 @@ use crate::error::{Error, Family, Result};
 use crate::job::{Cancel, Meter};
 
 /// Shows how far a copy is, and ends it on a cancel.
-struct Watch<'a> {
+pub(crate) struct Watch<'a> {
     meter: Meter,
     cancel: &'a Cancel,
     shown: Mutex<u64>,
 }
 
 impl<'a> Watch<'a> {
-    fn new(meter: Meter, cancel: &'a Cancel) -> Self {
+    pub(crate) fn new(meter: Meter, cancel: &'a Cancel) -> Self {
         Self { meter, cancel, shown: Mutex::new(0) }
     }
 
     /// The copy has come to byte `at`.
-    fn at(&self, at: u64) -> ControlFlow<()> {
+    pub(crate) fn at(&self, at: u64) -> ControlFlow<()> {
         let mut shown = self.shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.meter.add(at.saturating_sub(*shown));
         *shown = (*shown).max(at);
@@ -48,14 +54,14 @@ impl<'a> Watch<'a> {
     }
 
     /// The copy is complete, and so is what is shown of it.
-    fn finish(self, total: u64) {
+    pub(crate) fn finish(self, total: u64) {
         let _ = self.at(total);
         self.meter.finish();
     }
 }
 
 /// What a copy ended with, in the product's families.
-fn copy_error(error: CopyError, source: &str, target: &str) -> Error {
+pub(crate) fn copy_error(error: CopyError, source: &str, target: &str) -> Error {
     match error {
         CopyError::Source(error) => crate::transport::from_read(error, &format!("cannot read {source}")),
         CopyError::Target(error) => {

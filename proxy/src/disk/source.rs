@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use blockdev::{ByteLen, FileDisk, ReadAt};
 use vmdk_rs::{FolderGate, Gate, Image, PlainName, VmdkError};
 
+use super::network;
 use crate::error::{Context, Error, Family, Result};
 use crate::restore::base::base_of_folder;
+use crate::transport::NbdDisk;
 
 /// The form of an image that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -79,7 +81,7 @@ fn holds_guest_data(stem: &str) -> bool {
 /// Which image to read.
 #[derive(Clone, Debug)]
 pub struct SourceSpec {
-    /// The file.
+    /// The file, or an NBD URI.
     pub path: PathBuf,
     /// Its form; without one its name tells.
     pub format: Option<SourceFormat>,
@@ -89,15 +91,18 @@ pub struct SourceSpec {
 
 /// An open image.
 pub struct Source {
-    /// Its path, for people.
+    /// Its path or URI, for people.
     pub path: PathBuf,
     opened: OpenedDisk,
-    gate: SourceGate,
+    /// None for what is no file.
+    gate: Option<SourceGate>,
+    stem: String,
 }
 
 enum OpenedDisk {
     Vmdk(Box<Image>),
     Raw(FileDisk),
+    Network(Box<NbdDisk>),
 }
 
 impl Source {
@@ -106,6 +111,21 @@ impl Source {
     /// # Errors
     /// Its format is not told, a file cannot be opened, or the image contradicts its format.
     pub fn open(spec: &SourceSpec) -> Result<Self> {
+        let source = match network::uri_of(&spec.path)? {
+            Some(uri) => {
+                network::check_spec(spec)?;
+                let opened = OpenedDisk::Network(Box::new(network::open(&uri)?));
+                Self { path: spec.path.clone(), opened, gate: None, stem: network::stem(&uri) }
+            }
+            None => Self::open_file(spec)?,
+        };
+        if source.size().0 == 0 {
+            return Err(Error::new(Family::Corrupt, format!("{} is empty", spec.path.display())));
+        }
+        Ok(source)
+    }
+
+    fn open_file(spec: &SourceSpec) -> Result<Self> {
         let format = spec.format()?;
         let gate = SourceGate::new(&spec.path, &spec.map)?;
         let what = || format!("cannot open {}", spec.path.display());
@@ -121,11 +141,20 @@ impl Source {
                 OpenedDisk::Vmdk(Box::new(image?))
             }
         };
-        let source = Self { path: spec.path.clone(), opened, gate };
-        if source.size().0 == 0 {
-            return Err(Error::new(Family::Corrupt, format!("{} is empty", spec.path.display())));
-        }
-        Ok(source)
+        let stem = spec.path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Self { path: spec.path.clone(), opened, gate: Some(gate), stem })
+    }
+
+    /// Its name without what tells the format, for files that are made from it.
+    #[must_use]
+    pub fn stem(&self) -> &str {
+        &self.stem
+    }
+
+    /// Whether it is behind a network, so that nobody knows what it takes there.
+    #[must_use]
+    pub const fn is_remote(&self) -> bool {
+        matches!(self.opened, OpenedDisk::Network(_))
     }
 
     /// Its form.
@@ -133,7 +162,7 @@ impl Source {
     pub const fn format(&self) -> SourceFormat {
         match &self.opened {
             OpenedDisk::Vmdk(_) => SourceFormat::Vmdk,
-            OpenedDisk::Raw(_) => SourceFormat::Raw,
+            OpenedDisk::Raw(_) | OpenedDisk::Network(_) => SourceFormat::Raw,
         }
     }
 
@@ -142,7 +171,7 @@ impl Source {
     pub fn image(&self) -> Option<&Image> {
         match &self.opened {
             OpenedDisk::Vmdk(image) => Some(image),
-            OpenedDisk::Raw(_) => None,
+            OpenedDisk::Raw(_) | OpenedDisk::Network(_) => None,
         }
     }
 
@@ -152,6 +181,7 @@ impl Source {
         match &self.opened {
             OpenedDisk::Vmdk(image) => &**image,
             OpenedDisk::Raw(file) => file,
+            OpenedDisk::Network(disk) => &**disk,
         }
     }
 
@@ -161,6 +191,7 @@ impl Source {
         match self.opened {
             OpenedDisk::Vmdk(image) => Arc::<Image>::from(image),
             OpenedDisk::Raw(file) => Arc::new(file),
+            OpenedDisk::Network(disk) => Arc::<NbdDisk>::from(disk),
         }
     }
 
@@ -173,13 +204,13 @@ impl Source {
     /// The files of the named disk itself, not of its parents.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
-        self.gate.opened()
+        self.gate.as_ref().map(SourceGate::opened).unwrap_or_default()
     }
 
     /// What was opened for a name that the disk at this depth of the chain has.
     #[must_use]
     pub fn path_of(&self, depth: usize, name: &str) -> PathBuf {
-        self.gate.path_of(depth, name)
+        self.gate.as_ref().map_or_else(|| name.into(), |gate| gate.path_of(depth, name))
     }
 }
 
@@ -189,12 +220,19 @@ impl SourceSpec {
     /// # Errors
     /// It is not said, and the name does not tell.
     pub fn format(&self) -> Result<SourceFormat> {
+        if network::uri_of(&self.path)?.is_some() {
+            network::check_spec(self)?;
+            return Ok(SourceFormat::Raw);
+        }
         self.format.map_or_else(|| SourceFormat::of_name(&self.path), Ok)
     }
 
     /// The file's name, as chains and errors call it.
     #[must_use]
     pub fn name(&self) -> String {
+        if let Ok(Some(uri)) = network::uri_of(&self.path) {
+            return uri.to_string();
+        }
         self.path
             .file_name()
             .map_or_else(|| self.path.display().to_string(), |name| name.to_string_lossy().into_owned())

@@ -123,7 +123,7 @@ impl Staged {
 }
 
 /// Gives a file another name, which nobody has.
-fn move_to_new(from: &Path, to: &Path) -> std::result::Result<(), rustix::io::Errno> {
+pub(crate) fn move_to_new(from: &Path, to: &Path) -> std::result::Result<(), rustix::io::Errno> {
     match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         // Network file systems do not know the flag; a second name is never given over another file either.
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {

@@ -121,6 +121,70 @@ impl OrderedDigest {
     }
 }
 
+/// A digest that is given what a disk holds in pieces, in order, each within one block; what is left out is zeros.
+pub struct SparseDigest {
+    builder: DigestBuilder,
+    capacity: u64,
+    /// The block of which only pieces came so far.
+    open: Option<(u64, Vec<u8>)>,
+}
+
+impl SparseDigest {
+    /// For a disk of `capacity` bytes.
+    #[must_use]
+    pub fn new(capacity: u64) -> Self {
+        Self { builder: DigestBuilder::new(capacity), capacity, open: None }
+    }
+
+    /// The length of block `index`.
+    fn len(&self, index: u64) -> u64 {
+        self.capacity.saturating_sub(index * BLOCK).min(BLOCK)
+    }
+
+    /// Whether `len` bytes at `at` are a whole block, which may be hashed elsewhere, side by side with others.
+    #[must_use]
+    pub fn is_whole(capacity: u64, at: u64, len: usize) -> bool {
+        at.is_multiple_of(BLOCK) && len as u64 == capacity.saturating_sub(at).min(BLOCK)
+    }
+
+    /// The next whole block, by its hash; none if it is all zeros.
+    pub fn whole(&mut self, at: u64, hash: Option<&blake3::Hash>) {
+        self.close();
+        if let Some(hash) = hash {
+            self.builder.block(at / BLOCK, hash);
+        }
+    }
+
+    /// The next piece of a block.
+    pub fn piece(&mut self, at: u64, bytes: &[u8]) {
+        let index = at / BLOCK;
+        if self.open.as_ref().is_none_or(|(open, _)| *open != index) {
+            self.close();
+            self.open = Some((index, vec![0; self.len(index) as usize]));
+        }
+        let from = (at % BLOCK) as usize;
+        if let Some((_, block)) = &mut self.open
+            && let Some(place) = block.get_mut(from..from + bytes.len())
+        {
+            place.copy_from_slice(bytes);
+        }
+    }
+
+    fn close(&mut self) {
+        let Some((index, block)) = self.open.take() else { return };
+        if !is_zero(&block) {
+            self.builder.block(index, &blake3::hash(&block));
+        }
+    }
+
+    /// The digest of all that was given.
+    #[must_use]
+    pub fn finish(mut self) -> DiskDigest {
+        self.close();
+        self.builder.finish()
+    }
+}
+
 /// The digest of a disk that can be read at random. Holes are not read. `passed` is told how many bytes each step covered.
 ///
 /// # Errors
@@ -189,6 +253,22 @@ mod tests {
         file.write_all_at(&[1], 5).unwrap();
         file.write_all_at(&[2], bytes.len() as u64 - 1).unwrap();
         assert_eq!(digest_of(&FileDisk::new(file).unwrap(), |_| {}).unwrap(), pushed);
+    }
+
+    #[test]
+    fn pieces_with_gaps_between_them_give_the_same_digest() {
+        let bytes = bytes();
+        let capacity = bytes.len() as u64;
+        let mut digest = SparseDigest::new(capacity);
+        digest.piece(0, &bytes[..512]);
+        digest.piece(65536, &bytes[65536..70000]); // zeros
+        let whole = &bytes[1 << 20..2 << 20];
+        assert!(SparseDigest::is_whole(capacity, 1 << 20, whole.len()) && is_zero(whole));
+        digest.whole(1 << 20, None);
+        let last = &bytes[3 << 20..];
+        assert!(SparseDigest::is_whole(capacity, 3 << 20, last.len()) && !SparseDigest::is_whole(capacity, 0, 512));
+        digest.whole(3 << 20, Some(&blake3::hash(last)));
+        assert_eq!(digest.finish(), digest_of(&MemDisk::new(bytes), |_| {}).unwrap());
     }
 
     #[test]

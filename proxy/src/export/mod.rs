@@ -14,7 +14,7 @@ mod staging;
 pub use catalog::{Catalog, CatalogError};
 pub use copy::{BlockSink, Buffers, Copied, CopyOptions, Discard, copy_disk};
 pub use delta::{Base, Delta, DeltaWork, copy_changes, open_hashes};
-pub use digest::{BLOCK, DiskDigest, OrderedDigest, digest_of};
+pub use digest::{BLOCK, DiskDigest, OrderedDigest, SparseDigest, digest_of};
 pub use hashes::{BlockHashes, write_hashes};
 pub use manifest::{
     BaseEntry, Consistency, DiskEntry, DiskKind, FileEntry, MANIFEST_NAME, Manifest, SkippedDisk, VmEntry,

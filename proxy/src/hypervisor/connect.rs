@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::vsphere::{VSphere, from_vsphere};
 use super::{Hypervisor, Link, VmInfo};
-use crate::config::{ConnectionUri, PasswordSources, Scheme};
+use crate::config::{ConnectionUri, LibvirtUri, PasswordSources, Scheme};
 use crate::error::{Context, Error, Family, Result};
 
 /// A logged-in hypervisor, and the lab under it if this process runs one.
@@ -67,6 +67,10 @@ pub async fn connect(
     passwords: &PasswordSources,
     snapshot_limit: Option<Duration>,
 ) -> Result<Connected> {
+    if let Scheme::Libvirt(libvirt) = &uri.scheme {
+        let hypervisor = libvirt_host(libvirt, uri.tls.insecure, snapshot_limit).await?;
+        return Ok(Connected { hypervisor, uri: uri.clone(), lab: None });
+    }
     let (server, passwords, lab) = match &uri.scheme {
         Scheme::Lab(dir) => {
             let (server, passwords, lab) = lab_server(dir).await?;
@@ -93,6 +97,23 @@ pub async fn connect(
         .map_err(|e| from_vsphere(e).within(format!("cannot log in to {} as {user}", server.place())))?;
     let hypervisor = VSphere::new(client, uri.place()).create_limit(snapshot_limit);
     Ok(Connected { hypervisor: Arc::new(hypervisor), uri: uri.clone(), lab })
+}
+
+#[cfg(feature = "libvirt")]
+async fn libvirt_host(uri: &LibvirtUri, insecure: bool, limit: Option<Duration>) -> Result<Arc<dyn Hypervisor>> {
+    if uri.is_clear() && !insecure {
+        return Err(Error::new(Family::Usage, "qemu+tcp:// sends everything in clear, with nobody asked who he is")
+            .hint("use qemu+tls:// or qemu+ssh://, or add --insecure"));
+    }
+    let host = super::libvirt::LibvirtHost::connect(uri, limit).await?;
+    Ok(Arc::new(host))
+}
+
+#[cfg(not(feature = "libvirt"))]
+#[expect(clippy::unused_async, reason = "the same face with and without the feature")]
+async fn libvirt_host(uri: &LibvirtUri, _: bool, _: Option<Duration>) -> Result<Arc<dyn Hypervisor>> {
+    Err(Error::new(Family::Unsupported, format!("cannot connect to {}: built without libvirt", uri.place()))
+        .hint("install libvirt-dev and pkg-config, and build with --features libvirt"))
 }
 
 /// A lab that runs is used as it is; one that does not is run by this process while it lasts.

@@ -4,6 +4,10 @@
 //! [`Link`] and read through that.
 
 mod connect;
+mod domain_host;
+mod fault;
+#[cfg(feature = "libvirt")]
+mod libvirt;
 mod model;
 mod spec;
 mod vsphere;
@@ -11,13 +15,15 @@ mod vsphere;
 use async_trait::async_trait;
 
 pub use self::connect::{Connected, connect};
+pub use self::domain_host::DomainHost;
+pub(crate) use self::fault::{Fault, is_quiesce_failure, is_refusal, with_fault, worth_rereading};
 pub use self::model::{
-    Bus, ConfigFile, Disk, DiskAddress, FreezeRequest, Frozen, HypervisorKind, NativeDisk, Place, Power, RebuildTarget,
-    RebuildWish, Snapshot, SnapshotId, VmConfig, VmId, VmInfo,
+    Bus, ConfigFile, Disk, DiskAddress, FreezeRequest, Frozen, HypervisorKind, NativeDisk, NbdExport, Place, Power,
+    RebuildTarget, RebuildWish, Snapshot, SnapshotId, VmConfig, VmId, VmInfo,
 };
 pub use self::spec::Spec;
 pub use self::vsphere::VSphere;
-pub(crate) use self::vsphere::{from_vsphere, is_quiesce_failure, is_refusal, worth_rereading};
+pub(crate) use self::vsphere::from_vsphere;
 use crate::error::Result;
 use crate::job::RunId;
 
@@ -26,6 +32,11 @@ use crate::job::RunId;
 pub enum Link {
     /// A vSphere session.
     VSphere(::vsphere::Client),
+    /// A libvirt host. Its frozen disks bear their own addresses.
+    Host {
+        /// Whether it is this machine, whose files can be read.
+        local: bool,
+    },
 }
 
 /// What the product asks of a hypervisor.
@@ -60,6 +71,23 @@ pub trait Hypervisor: Send + Sync {
     /// Freezes (if asked to), snapshots and thaws. The answer may say that nothing was quiesced.
     async fn create_snapshot(&self, request: &FreezeRequest<'_>) -> Result<Frozen>;
 
+    /// Whether [`create_snapshot`](Self::create_snapshot) has the guest frozen by calls of ours, so that a process that dies in between
+    /// leaves it frozen.
+    fn freezes_by_hand(&self) -> bool {
+        false
+    }
+
+    /// Whether a guest that this process had frozen is not known to have thawed since.
+    fn owes_thaw(&self, _: &VmId) -> bool {
+        false
+    }
+
+    /// Thaws a guest that a run of ours had frozen during this `boot` of the machine. Thawed already, stopped or started anew counts as
+    /// success.
+    async fn thaw(&self, _: &VmId, _boot: Option<&str>) -> Result<()> {
+        Ok(())
+    }
+
     /// The frozen disks of a snapshot.
     async fn frozen_disks(&self, snapshot: &SnapshotId) -> Result<Vec<Disk>>;
 
@@ -81,6 +109,11 @@ pub trait Hypervisor: Send + Sync {
 
     /// Whether delta files were left that no snapshot owns.
     async fn needs_consolidation(&self, vm: &VmId) -> Result<bool>;
+
+    /// The face for restores of a hypervisor whose machines are domains with files; vSphere takes them by the methods below.
+    fn domains(&self) -> Option<&dyn DomainHost> {
+        None
+    }
 
     /// Where a VM can be rebuilt: `wish` completed with what the server has.
     async fn target(&self, wish: &RebuildWish) -> Result<RebuildTarget>;

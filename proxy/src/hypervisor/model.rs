@@ -106,6 +106,10 @@ pub struct VmConfig {
     pub firmware: String,
     /// Whether the guest's tools answer, without which nothing is quiesced.
     pub tools_running: bool,
+    /// Why they do not, where the hypervisor knows.
+    pub tools_missing: Option<String>,
+    /// Which start of the machine this is, if it runs and the hypervisor tells: what a guest had frozen ends with it.
+    pub boot: Option<String>,
     /// Whether the hypervisor tracks which blocks are in use and changed.
     pub change_tracking: bool,
     /// Where it lives.
@@ -118,6 +122,8 @@ pub struct VmConfig {
     pub disks: Vec<Disk>,
     /// The whole configuration as the hypervisor sent it.
     pub raw: Option<String>,
+    /// What a backup of this machine will lack, for its report.
+    pub notes: Vec<String>,
 }
 
 /// A file of the VM that is no disk.
@@ -190,6 +196,10 @@ pub struct Disk {
     pub independent: bool,
     /// A physical device passed through: no snapshot of it exists.
     pub raw_device: bool,
+    /// Another reason why it cannot be frozen, as what the disk is: "shared with other machines".
+    pub obstacle: Option<String>,
+    /// Another name that users know it by: `vda`.
+    pub alias: Option<String>,
     /// The disk's own UUID.
     pub uuid: Option<String>,
     /// The point in the change log that this state stands for.
@@ -202,8 +212,16 @@ impl Disk {
     /// The file that the disk was made as, under whatever deltas other snapshots put on it.
     #[must_use]
     pub fn root_file(&self) -> String {
-        let NativeDisk::VSphere(native) = &self.native;
-        native.parents.last().unwrap_or(&native.file).to_string()
+        match &self.native {
+            NativeDisk::VSphere(native) => native.parents.last().unwrap_or(&native.file).to_string(),
+            NativeDisk::Live | NativeDisk::Nbd(_) => self.file.clone(),
+        }
+    }
+
+    /// Whether a user who says `name` means this disk.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        self.alias.as_deref() == Some(name) || self.address.to_string() == name
     }
 }
 
@@ -212,6 +230,21 @@ impl Disk {
 pub enum NativeDisk {
     /// A vSphere virtual disk.
     VSphere(Box<::vsphere::DiskConfig>),
+    /// A disk as it runs, which has to be frozen before anybody can read it.
+    Live,
+    /// A frozen disk behind an NBD server.
+    Nbd(Box<NbdExport>),
+}
+
+/// A frozen disk that an NBD server exports.
+#[derive(Clone, Debug)]
+pub struct NbdExport {
+    /// The export.
+    pub uri: ::nbd::Uri,
+    /// The point since which the server knows what changed, and the name of the context that tells.
+    pub changes: Option<(String, String)>,
+    /// Why changes that were asked for are not known.
+    pub unknown: Option<String>,
 }
 
 /// What to freeze, and how.
@@ -246,6 +279,8 @@ pub struct Frozen {
     pub quiesced: Option<bool>,
     /// How long the guest stood still, if that is known better than by the time of the call.
     pub still: Option<Duration>,
+    /// What went wrong on the way, for the report.
+    pub warnings: Vec<String>,
 }
 
 /// One snapshot of a VM.

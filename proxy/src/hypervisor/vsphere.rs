@@ -140,6 +140,8 @@ fn disk(native: DiskConfig) -> Result<Disk> {
         file: native.file.to_string(),
         independent: native.mode.starts_with("independent"),
         raw_device: native.raw_device && native.compatibility_mode.as_deref() != Some("virtualMode"),
+        obstacle: None,
+        alias: None,
         uuid: native.uuid.clone(),
         change_id: native.change_id.clone(),
         native: NativeDisk::VSphere(Box::new(native)),
@@ -177,6 +179,8 @@ fn config(theirs: vsphere::VmConfig, id: &VmId) -> Result<VmConfig> {
         hardware_version: theirs.version.as_deref().map_or(4, hardware_version),
         firmware: theirs.firmware.unwrap_or_else(|| "bios".into()),
         tools_running: theirs.tools_running,
+        tools_missing: None,
+        boot: None,
         change_tracking: theirs.change_tracking,
         place: Place {
             datacenter: theirs.datacenter.unwrap_or_default(),
@@ -188,6 +192,7 @@ fn config(theirs: vsphere::VmConfig, id: &VmId) -> Result<VmConfig> {
         files,
         disks: theirs.disks.into_iter().map(disk).collect::<Result<_>>()?,
         raw: Some(theirs.xml),
+        notes: Vec::new(),
     })
 }
 
@@ -246,7 +251,7 @@ impl Hypervisor for VSphere {
             Error::new(Family::Failed, "the snapshot task ended well but names no snapshot")
                 .hint("look at the VM's snapshots; `stillframe cleanup` removes ours")
         })?;
-        Ok(Frozen { id: SnapshotId(moref.value), quiesced: None, still: None })
+        Ok(Frozen { id: SnapshotId(moref.value), quiesced: None, still: None, warnings: Vec::new() })
     }
 
     fn point_of(&self, _: RunId) -> Option<String> {
@@ -399,7 +404,7 @@ fn parse(path: &str) -> Result<DatastorePath> {
 }
 
 /// The client's own error under ours.
-fn cause(error: &Error) -> Option<&vsphere::Error> {
+pub(super) fn cause(error: &Error) -> Option<&vsphere::Error> {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(found) = next {
         if let Some(theirs) = found.downcast_ref::<vsphere::Error>() {
@@ -410,32 +415,11 @@ fn cause(error: &Error) -> Option<&vsphere::Error> {
     None
 }
 
-fn is_fault(error: &Error, kind: &str) -> bool {
+pub(super) fn is_fault(error: &Error, kind: &str) -> bool {
     cause(error).and_then(vsphere::Error::fault_kind) == Some(kind)
-}
-
-/// Whether the guest could not be quiesced, and everything else may work.
-pub(crate) fn is_quiesce_failure(error: &Error) -> bool {
-    ["ApplicationQuiesceFault", "FilesystemQuiesceFault"].iter().any(|kind| is_fault(error, kind))
-}
-
-/// Whether the server answered, and said no: then nothing was done. A call whose answer never came may still be carried out.
-pub(crate) fn is_refusal(error: &Error) -> bool {
-    cause(error).and_then(vsphere::Error::fault_kind).is_some()
 }
 
 /// The file that says whose a folder is.
 fn mark(path: &str, run: RunId) -> Result<DatastorePath> {
     parse(&format!("{path}/stillframe-{run}.mark"))
-}
-
-/// Whether reading the same bytes again can help: also an answer that is not what was asked for, which proxies between us and
-/// the host send now and then.
-pub(crate) fn worth_rereading(error: &Error) -> bool {
-    can_pass(error) || matches!(cause(error), Some(vsphere::Error::Protocol { .. }))
-}
-
-/// Whether trying again can help: a broken connection, a busy host, a wait that ran out.
-pub(crate) fn can_pass(error: &Error) -> bool {
-    cause(error).is_some_and(vsphere::Error::is_transient)
 }

@@ -9,7 +9,7 @@ use vmdk_rs::{AdapterType, CreateOptions, ImageWriter, Subformat};
 use super::freeze::{choose_disks, consistency_of, frozen_disks, refuse_preexisting};
 use super::one_disk::{Copying, OneDisk};
 use super::since::Since;
-use super::snapshot::{Made, Quiesce, Wish, make, remove_and_verify, still_there};
+use super::snapshot::{Made, Quiesce, Wish, make, remove_and_verify, still_there, thaw_late};
 use super::{Act, Cancel, HostLimit, Journal, Progress, Retry, RunId, cleanup};
 use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
@@ -24,6 +24,9 @@ use crate::transport::{self, Route, Throttle, Transport};
 const MAX_REQUIRED_FILE: u64 = 16 << 20;
 /// Logs may grow; a longer one is left out with a warning.
 const MAX_OTHER_FILE: u64 = 8 << 20;
+
+/// Points that are kept of a VM unless somebody says otherwise: a week of days, and one.
+pub const KEEP_POINTS: usize = 8;
 
 /// How a backup is made.
 #[derive(Clone, Debug)]
@@ -50,6 +53,8 @@ pub struct BackupOptions {
     pub host: HostLimit,
     /// Bytes a second that may be read from it, over all disks.
     pub bandwidth: Option<u64>,
+    /// Points in the change log that are kept of this VM, where points are things of their own.
+    pub keep_points: usize,
     /// How often the removal of the snapshot is tried.
     pub removals: Retry,
     /// The command, for the journal.
@@ -132,7 +137,7 @@ impl Work<'_> {
         let started = jiff::Timestamp::now().to_string();
         let directory = journal.intend(Act::Directory { path: self.staging.path().to_owned() })?;
         self.staging.create()?;
-        let mut warnings = Vec::new();
+        let mut warnings = self.config.notes.clone();
         let files = self.cancel.or_stop(self.save_config_files(&mut warnings)).await?;
         let name = self.config.info.name.clone();
         self.progress.step(&format!("{name}: taking the snapshot"));
@@ -162,14 +167,26 @@ impl Work<'_> {
         journal.settle(directory)?;
         if let Some(point) = snapshot.point {
             journal.settle(point)?; // its backup is there: from now on it stands for it
+            self.prune().await;
         }
-        removed.map_err(|left| {
+        let thawed = thaw_late(hypervisor, &self.config, &snapshot, journal).await;
+        removed.and(thawed).map_err(|left| {
             left.within(format!(
-                "the backup in {} is complete, but its snapshot is not gone",
+                "the backup in {} is complete, but not all that it needed is undone",
                 self.staging.target().display()
             ))
         })?;
         Ok(manifest)
+    }
+
+    /// Old points cost the host memory and writes. Those that nobody can remove now are removed by a later run.
+    async fn prune(&self) {
+        let vm = &self.config.info;
+        match self.connected.hypervisor.prune_points(&vm.moref, self.options.keep_points).await {
+            Ok(gone) if gone.is_empty() => {}
+            Ok(gone) => tracing::info!("{}: removed old checkpoints: {}", vm.name, gone.join(", ")),
+            Err(error) => tracing::warn!("{}: old checkpoints are not removed: {}", vm.name, error.line()),
+        }
     }
 
     /// Copies `.vmx`, NVRAM and the like into the directory.

@@ -16,6 +16,7 @@ use crate::config::StateDir;
 use crate::error::{Context, Error, Family, Result};
 use crate::export::Staging;
 use crate::hypervisor::{Hypervisor, Snapshot, Spec, VmId, VmInfo};
+use crate::machine::Domain;
 
 /// A request that a killed run had sent may reach the server this much later; before that nobody can say that nothing came of it.
 const IN_FLIGHT: i64 = 3;
@@ -92,10 +93,13 @@ pub fn runs(state: &StateDir) -> Result<Runs> {
 fn describe(act: &Act) -> String {
     match act {
         Act::Snapshot { vm_name, .. } => format!("snapshot of {vm_name}"),
+        Act::Freeze { vm_name, .. } => format!("freeze of {vm_name}"),
         Act::Point { vm_name, point, .. } => format!("checkpoint {point} of {vm_name}"),
         Act::Directory { path } => format!("incomplete directory {}", path.display()),
         Act::Mount { path, .. } => format!("mount on {}", path.display()),
         Act::DatastoreDirectory { path, .. } => format!("datastore directory {path}"),
+        Act::Placed { path, .. } => format!("restored file {}", path.display()),
+        Act::Domain { vm_name, .. } => format!("definition of {vm_name}"),
         Act::Registration { config_path, .. } => format!("registration of {config_path}"),
     }
 }
@@ -105,6 +109,7 @@ async fn undo(hypervisor: Option<&dyn Hypervisor>, run: RunId, act: &OpenAct, re
     match &act.what {
         Act::Directory { path } => return remove_directory(run, path),
         Act::Mount { path, made_directory } => return crate::mount::undo(run, path, *made_directory),
+        Act::Placed { path, device, inode } => return remove_placed(path, *device, *inode),
         _ => {}
     }
     let hypervisor = hypervisor.ok_or_else(|| Error::new(Family::Failed, "the hypervisor cannot be reached"))?;
@@ -129,8 +134,12 @@ async fn let_requests_arrive(act: &Act) {
 
 async fn undo_on(hypervisor: &dyn Hypervisor, run: RunId, act: &OpenAct) -> Result<()> {
     match &act.what {
-        Act::Directory { .. } | Act::Mount { .. } => Ok(()), // they are undone without it
+        Act::Directory { .. } | Act::Mount { .. } | Act::Placed { .. } => Ok(()), // they are undone without it
         Act::Snapshot { .. } => undo_snapshot(hypervisor, run, act).await,
+        Act::Freeze { vm, boot, .. } => match hypervisor.thaw(vm, boot.as_deref()).await {
+            Err(gone) if gone.family() == Family::NoVm => Ok(()),
+            thawed => thawed,
+        },
         Act::Point { vm, point, .. } => match hypervisor.forget_point(vm, point).await {
             Err(gone) if gone.family() == Family::NoVm => Ok(()),
             forgotten => forgotten,
@@ -144,6 +153,7 @@ async fn undo_on(hypervisor: &dyn Hypervisor, run: RunId, act: &OpenAct) -> Resu
             }
             Ok(())
         }
+        Act::Domain { vm, .. } => undo_domain(hypervisor, run, act, vm).await,
         Act::Registration { config_path, datacenter } => {
             let looks = if act.fact.is_some() { 1 } else { LOOKS };
             for look in 0..looks {
@@ -157,6 +167,28 @@ async fn undo_on(hypervisor: &dyn Hypervisor, run: RunId, act: &OpenAct) -> Resu
             Ok(())
         }
     }
+}
+
+/// Takes a definition away that bears the mark of `run`; anybody else's stays.
+async fn undo_domain(hypervisor: &dyn Hypervisor, run: RunId, act: &OpenAct, vm: &VmId) -> Result<()> {
+    let Some(host) = hypervisor.domains() else {
+        return Err(Error::new(Family::Corrupt, "the journal speaks of a domain, and this is no libvirt host"));
+    };
+    let looks = if act.fact.is_some() { 1 } else { LOOKS };
+    for look in 0..looks {
+        if look > 0 {
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+        let Some(xml) = host.stored_xml(vm).await? else { continue };
+        if Domain::parse(&xml)?.mark() == Some(run.to_string()) {
+            return host.undefine(vm).await;
+        }
+        if act.fact.is_some() {
+            tracing::warn!("the domain {vm} does not bear the mark of run {run} any more and was left alone");
+        }
+        return Ok(());
+    }
+    Ok(())
 }
 
 async fn undo_snapshot(hypervisor: &dyn Hypervisor, run: RunId, act: &OpenAct) -> Result<()> {
@@ -227,6 +259,21 @@ fn remove_directory(run: RunId, path: &Path) -> Result<()> {
     }
 }
 
+/// Removes what a restore of ours had placed, unless somebody put something else there.
+fn remove_placed(path: &Path, device: u64, inode: u64) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let what = || format!("cannot remove {}", path.display());
+    let found = match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        found => found.failed(what)?,
+    };
+    if (found.dev(), found.ino()) != (device, inode) {
+        tracing::warn!("{} is not what was placed there any more and was left alone", path.display());
+        return Ok(());
+    }
+    if found.is_dir() { fs::remove_dir_all(path).failed(what) } else { fs::remove_file(path).failed(what) }
+}
+
 /// Undoes all open acts of `journal`, newest first. A failure is told to `left`, and the rest is undone all the same, but for what it
 /// stands on: the folder of a VM that is still registered.
 async fn undo_acts(
@@ -249,7 +296,7 @@ async fn undo_acts(
             }
             Err(error) => {
                 left(&act.what, error);
-                if matches!(act.what, Act::Registration { .. }) {
+                if matches!(act.what, Act::Registration { .. } | Act::Domain { .. }) {
                     break;
                 }
             }
@@ -329,7 +376,8 @@ pub async fn reap(state: &StateDir, hypervisor: &dyn Hypervisor, uri: &str) {
         tracing::warn!("{}", error.line());
     }
     for mut recorded in found.dead {
-        let ours = |act: &OpenAct| act.what.is_local() || matches!(act.what, Act::Snapshot { .. } | Act::Point { .. });
+        let freezing = |act: &Act| matches!(act, Act::Snapshot { .. } | Act::Point { .. } | Act::Freeze { .. });
+        let ours = |act: &OpenAct| act.what.is_local() || freezing(&act.what);
         if recorded.begin.uri != uri || !recorded.journal().open_acts().iter().all(ours) {
             continue;
         }

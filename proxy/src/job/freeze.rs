@@ -13,33 +13,45 @@ pub(super) fn choose_disks(config: &VmConfig, exclude: &[String]) -> Result<(Vec
         return Err(Error::new(Family::Unsupported, format!("{name} is a template, of which no snapshot can be made"))
             .hint("convert it to a VM, or back up a VM made from it"));
     }
-    if let Some(unknown) = exclude.iter().find(|e| !config.disks.iter().any(|d| d.address.to_string() == **e)) {
-        let known: Vec<_> = config.disks.iter().map(|disk| disk.address.to_string()).collect();
+    if let Some(unknown) = exclude.iter().find(|e| !config.disks.iter().any(|disk| disk.is_called(e))) {
+        let known: Vec<_> = config.disks.iter().map(called).collect();
         return Err(Error::new(Family::Usage, format!("{name} has no disk {unknown} to exclude"))
             .hint(format!("it has {}", known.join(", "))));
     }
     let (mut wanted, mut skipped) = (Vec::new(), Vec::new());
     for disk in &config.disks {
         let address = disk.address.to_string();
-        if exclude.contains(&address) {
+        if exclude.iter().any(|name| disk.is_called(name)) {
             skipped.push(SkippedDisk { address, reason: "excluded on request".into() });
             continue;
         }
         let obstacle = match disk {
             Disk { raw_device: true, .. } => "a physical device passed through",
             Disk { independent: true, .. } => "independent of snapshots",
+            Disk { obstacle: Some(obstacle), .. } => obstacle,
             _ => {
                 wanted.push(disk.address);
                 continue;
             }
         };
-        return Err(Error::new(Family::Unsupported, format!("{address} of {name} is {obstacle}: it cannot be frozen"))
-            .hint(format!("use --exclude-disk {address} to back up the rest")));
+        return Err(Error::new(
+            Family::Unsupported,
+            format!("{} of {name} is {obstacle}: it cannot be frozen", called(disk)),
+        )
+        .hint(format!("use --exclude-disk {} to back up the rest", disk.alias.as_ref().unwrap_or(&address))));
     }
     if wanted.is_empty() {
         return Err(Error::new(Family::Unsupported, format!("{name} has no disk to back up")));
     }
     Ok((wanted, skipped))
+}
+
+/// A disk by all its names.
+fn called(disk: &Disk) -> String {
+    match &disk.alias {
+        Some(alias) => format!("{} ({alias})", disk.address),
+        None => disk.address.to_string(),
+    }
 }
 
 /// VCB's PREEXISTING_VCB_SNAPSHOT=fail: another backup is at work, or left something that nobody here knows of.
@@ -63,6 +75,7 @@ pub(super) fn consistency_of(
     quiesce: Quiesce,
     warnings: &mut Vec<String>,
 ) -> Result<Consistency> {
+    warnings.extend(snapshot.warnings.iter().cloned());
     let consistency = match (config.info.power, snapshot.quiesced) {
         (Some(Power::Off), _) => Consistency::PoweredOff,
         (_, true) => Consistency::Quiesced,

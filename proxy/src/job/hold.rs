@@ -7,7 +7,7 @@ use std::time::Duration;
 use blockdev::{ByteLen, ByteOffset, Extent, ReadAt, ReadError};
 
 use super::freeze::{choose_disks, consistency_of, frozen_disks, refuse_preexisting};
-use super::snapshot::{Made, Quiesce, Wish, make, remove_and_verify, still_there};
+use super::snapshot::{Made, Quiesce, Wish, make, remove_and_verify, still_there, thaw_late};
 use super::{Cancel, Journal, Progress, Retry, RunId, cleanup};
 use crate::config::StateDir;
 use crate::error::{Family, Result};
@@ -102,7 +102,7 @@ async fn holding<T>(
     let route = options.transport.route(&connected.uri.scheme)?;
     let wish = Wish { quiesce: options.quiesce, disks: &wanted, route, since: &[], keep_point: false };
     let snapshot = make(hypervisor, config, &wish, journal, cancel).await?;
-    let mut warnings = Vec::new();
+    let mut warnings = config.notes.clone();
     let consistency = consistency_of(hypervisor.quiescer(), config, &snapshot, options.quiesce, &mut warnings)?;
     let frozen = frozen_disks(hypervisor, config, &snapshot, &wanted, &skipped).await?;
     let lost = Arc::new(AtomicBool::new(false));
@@ -128,6 +128,7 @@ async fn holding<T>(
     let (unconsolidated, tries) = (snapshot.unconsolidated, options.removals);
     remove_and_verify(hypervisor, &info.moref, &info.name, &snapshot.id, unconsolidated, tries).await?;
     journal.settle(snapshot.act)?;
+    thaw_late(hypervisor, config, &snapshot, journal).await?;
     Ok(done)
 }
 

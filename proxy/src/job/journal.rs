@@ -35,6 +35,15 @@ pub enum Act {
         /// Whether delta files without a snapshot were there before: then they are not this run's.
         unconsolidated: bool,
     },
+    /// A guest that is made to stand still by a call of its own. Nothing may be left of it unless the guest is known to have thawed.
+    Freeze {
+        /// The VM.
+        vm: VmId,
+        /// Its display name, for messages.
+        vm_name: String,
+        /// Which start of the machine it was, if the hypervisor tells: what a guest had frozen ends with it.
+        boot: Option<String>,
+    },
     /// A point in the change log of a VM, of which nothing may be left unless the backup that stands for it is complete.
     Point {
         /// The VM.
@@ -63,6 +72,22 @@ pub enum Act {
         /// Whether the run made the directory too.
         made_directory: bool,
     },
+    /// A file or folder that a restore gave its final name.
+    Placed {
+        /// Absolute path.
+        path: PathBuf,
+        /// The device and number of what was placed there: anything else under that name is not ours.
+        device: u64,
+        /// See `device`.
+        inode: u64,
+    },
+    /// A domain that was defined for a restore. It bears the mark of the run.
+    Domain {
+        /// Its UUID.
+        vm: VmId,
+        /// Its name, for messages.
+        vm_name: String,
+    },
     /// A VM that was registered for a restore.
     Registration {
         /// Its configuration file, `[datastore] folder/name.vmx`.
@@ -76,7 +101,7 @@ impl Act {
     /// Whether it is undone on this machine, without a hypervisor.
     #[must_use]
     pub const fn is_local(&self) -> bool {
-        matches!(self, Self::Directory { .. } | Self::Mount { .. })
+        matches!(self, Self::Directory { .. } | Self::Mount { .. } | Self::Placed { .. })
     }
 }
 

@@ -17,7 +17,7 @@ mod since;
 mod snapshot;
 mod turn;
 
-pub use backup::{BackupOptions, BackupReport, backup};
+pub use backup::{BackupOptions, BackupReport, KEEP_POINTS, backup};
 pub use cancel::Cancel;
 pub use cleanup::{CleanupReport, Leftover, Runs, find_unjournaled, reap, reap_local, runs, undo_run};
 pub use hold::{Held, HoldOptions, hold};

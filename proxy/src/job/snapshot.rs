@@ -41,11 +41,15 @@ pub(super) struct Made {
     pub(super) act: u32,
     /// The act of the point that was made beside it. The run settles it when its backup is there; else the point is removed with the rest.
     pub(super) point: Option<u32>,
+    /// The act of a freeze whose end nobody has seen: the guest's agent went silent. The run asks again at its end.
+    pub(super) freeze: Option<u32>,
     pub(super) quiesced: bool,
     /// Whether delta files without a snapshot were there before.
     pub(super) unconsolidated: bool,
     /// How long the guest stood still, in milliseconds; where the host does not tell, the time of the whole call.
     pub(super) took_ms: u64,
+    /// What went wrong on the way, for the report.
+    pub(super) warnings: Vec<String>,
 }
 
 /// Makes the run's snapshot by the rules of `quiesce`.
@@ -58,13 +62,14 @@ pub(super) async fn make(
 ) -> Result<Made> {
     let vm = &config.info;
     let tools = hypervisor.quiescer();
+    let missing = config.tools_missing.clone().unwrap_or_else(|| format!("{tools} does not run in the guest"));
     let wanted = wish.quiesce != Quiesce::None && vm.power == Some(Power::On);
     if wanted && !config.tools_running {
         if wish.quiesce == Quiesce::Require {
-            return Err(Error::new(Family::Failed, format!("{} cannot be quiesced: {tools} does not run", vm.name))
+            return Err(Error::new(Family::Failed, format!("{} cannot be quiesced: {missing}", vm.name))
                 .hint(format!("start {tools} in the guest, or use --quiesce try")));
         }
-        tracing::warn!("{}: {tools} does not run in the guest; the image will be crash-consistent", vm.name);
+        tracing::warn!("{}: {missing}; the image will be crash-consistent", vm.name);
     }
     let unconsolidated = cancel.or_stop(hypervisor.needs_consolidation(&vm.moref)).await?;
     let ask = wanted && config.tools_running;
@@ -76,9 +81,13 @@ pub(super) async fn make(
         None => None,
     };
     let made = |made: Made| Made { point, ..made };
+    let silent;
     let error = match attempt(hypervisor, config, wish, ask, unconsolidated, journal).await {
         Ok(first) => return Ok(made(first)),
-        Err((act, error)) => settle_refusal(hypervisor, config, act, error, journal).await?,
+        Err((act, error)) => {
+            silent = act.freeze;
+            settle_refusal(hypervisor, config, act.snapshot, error, journal).await?
+        }
     };
     if !ask || wish.quiesce == Quiesce::Require || !is_quiesce_failure(&error) {
         return Err(error);
@@ -86,9 +95,37 @@ pub(super) async fn make(
     tracing::warn!("{}: {}; the image will be crash-consistent", vm.name, error.line());
     cancel.check()?;
     match attempt(hypervisor, config, wish, false, unconsolidated, journal).await {
-        Ok(second) => Ok(made(second)),
-        Err((act, error)) => Err(settle_refusal(hypervisor, config, act, error, journal).await?),
+        Ok(second) => Ok(Made { freeze: silent, ..made(second) }),
+        Err((act, error)) => Err(settle_refusal(hypervisor, config, act.snapshot, error, journal).await?),
     }
+}
+
+/// At the end of a run: asks again for the thaw of a guest whose agent went silent while it was being frozen.
+///
+/// # Errors
+/// [`Family::LeftBehind`] if it is silent still: then the guest may stand still, or do so when its agent goes on.
+pub(super) async fn thaw_late(
+    hypervisor: &dyn Hypervisor,
+    config: &VmConfig,
+    snapshot: &Made,
+    journal: &mut Journal,
+) -> Result<()> {
+    let Some(act) = snapshot.freeze else { return Ok(()) };
+    let vm = &config.info;
+    match hypervisor.thaw(&vm.moref, config.boot.as_deref()).await {
+        Ok(()) => journal.settle(act),
+        Err(error) => Err(Error::new(Family::LeftBehind, format!("{} may be left frozen", vm.name))
+            .caused_by(error)
+            .hint("look at the freeze hooks in the guest; `stillframe cleanup` tries the thaw again")),
+    }
+}
+
+/// The acts of an attempt that failed; 0 for a snapshot that was never written down.
+#[derive(Clone, Copy, Default)]
+struct Acts {
+    snapshot: u32,
+    /// A freeze whose end nobody has seen.
+    freeze: Option<u32>,
 }
 
 /// When the server said no, and lists nothing of ours, there is nothing to undo. Answers the error all the same.
@@ -105,7 +142,7 @@ async fn settle_refusal(
     Ok(error)
 }
 
-/// One call. A failure comes with the number of its act, 0 if it was never written down.
+/// One call. A failure comes with the numbers of its acts.
 async fn attempt(
     hypervisor: &dyn Hypervisor,
     config: &VmConfig,
@@ -113,7 +150,7 @@ async fn attempt(
     quiesce: bool,
     unconsolidated: bool,
     journal: &mut Journal,
-) -> Result<Made, (u32, Error)> {
+) -> Result<Made, (Acts, Error)> {
     let vm = &config.info;
     let description = journal.run().description();
     let intent = Act::Snapshot {
@@ -123,7 +160,12 @@ async fn attempt(
         at: jiff::Timestamp::now().as_second(),
         unconsolidated,
     };
-    let act = journal.intend(intent).map_err(|error| (0, error))?;
+    let act = journal.intend(intent).map_err(|error| (Acts::default(), error))?;
+    let mut acts = Acts { snapshot: act, freeze: None };
+    if quiesce && hypervisor.freezes_by_hand() {
+        let freeze = Act::Freeze { vm: vm.moref.clone(), vm_name: vm.name.clone(), boot: config.boot.clone() };
+        acts.freeze = Some(journal.intend(freeze).map_err(|error| (acts, error))?);
+    }
     let began = Instant::now();
     // Not cut by a cancel: the server goes on whatever we do, so we wait and then undo.
     let request = FreezeRequest {
@@ -139,12 +181,25 @@ async fn attempt(
     };
     let made = hypervisor.create_snapshot(&request).await;
     let took = began.elapsed();
-    let made = made.map_err(|error| (act, error.within(format!("cannot snapshot {}", vm.name))))?;
+    if let Some(freeze) = acts.freeze.filter(|_| !hypervisor.owes_thaw(&vm.moref)) {
+        journal.settle(freeze).map_err(|error| (acts, error))?;
+        acts.freeze = None;
+    }
+    let made = made.map_err(|error| (acts, error.within(format!("cannot snapshot {}", vm.name))))?;
     let took_ms = u64::try_from(made.still.unwrap_or(took).as_millis()).unwrap_or(u64::MAX);
-    journal.learn(act, &made.id.0).map_err(|error| (act, error))?;
-    let listed = look_at(hypervisor, config, &made.id, journal.run()).await.map_err(|error| (act, error))?;
+    journal.learn(act, &made.id.0).map_err(|error| (acts, error))?;
+    let listed = look_at(hypervisor, config, &made.id, journal.run()).await.map_err(|error| (acts, error))?;
     let quiesced = quiesce && made.quiesced.unwrap_or(listed);
-    Ok(Made { id: made.id, act, point: None, quiesced, unconsolidated, took_ms })
+    Ok(Made {
+        id: made.id,
+        act,
+        point: None,
+        freeze: acts.freeze,
+        quiesced,
+        unconsolidated,
+        took_ms,
+        warnings: made.warnings,
+    })
 }
 
 /// Whether the guest was quiesced: hosts ignore that wish silently when they cannot fulfil it, so the snapshot itself is asked. And

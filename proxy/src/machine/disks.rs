@@ -230,12 +230,11 @@ impl DomainDisk {
         };
         let (controller, unit) = match (bus, self.drive) {
             (Bus::Ide, Some(drive)) => (drive.controller.checked_mul(2)?.checked_add(drive.bus)?, drive.unit),
-            (Bus::Scsi | Bus::Sata, Some(drive)) if (drive.bus, drive.target) == (0, 0) => {
-                (drive.controller, drive.unit)
-            }
-            // Targets have at most 16384 units (LUNs).
-            (Bus::Scsi | Bus::Sata, Some(drive)) if drive.bus < 16 && drive.target < 4096 && drive.unit < 16384 => {
-                (drive.controller, (drive.bus << 12 | drive.target) << 14 | drive.unit)
+            (Bus::Sata, Some(drive)) => (drive.controller, drive.unit),
+            // A target and a LUN make one number; nearly always one of them is 0.
+            (Bus::Scsi, Some(drive)) => {
+                let target = drive.bus.checked_mul(1 << 16)?.checked_add(drive.target.checked_mul(256)?)?;
+                (drive.controller, target.checked_add(drive.unit)?)
             }
             _ => (0, target_number(&self.target)?),
         };
@@ -323,7 +322,7 @@ mod tests {
         assert_eq!(address("<target dev='vdc' bus='virtio'/><address type='pci'/>").as_deref(), Some("virtio0:2"));
         let scsi = "<target dev='sdf' bus='scsi'/>";
         assert_eq!(drive(scsi, "controller='1' bus='0' target='0' unit='3'").as_deref(), Some("scsi1:3"));
-        assert_eq!(drive(scsi, "controller='0' bus='0' target='2' unit='1'").as_deref(), Some("scsi0:32769"));
+        assert_eq!(drive(scsi, "controller='0' bus='0' target='2' unit='1'").as_deref(), Some("scsi0:513"));
         assert_eq!(address(scsi).as_deref(), Some("scsi0:5"));
         assert_eq!(drive("<target dev='hdd' bus='ide'/>", "bus='1' unit='1'").as_deref(), Some("ide1:1"));
         assert_eq!(drive("<target dev='sda' bus='sata'/>", "unit='4'").as_deref(), Some("sata0:4"));

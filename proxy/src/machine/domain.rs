@@ -364,6 +364,45 @@ impl Domain {
         interface.insert_before("model", source);
     }
 
+    /// Leaves network card `index` without a link.
+    pub fn unplug(&mut self, index: usize) {
+        self.set_network(index, "");
+        let Some(interface) = self.device_mut("interface", index) else { return };
+        interface.set("type", "user");
+        interface.remove("source");
+        interface.remove("link");
+        interface.push(Element::new("link").attr("state", "down"));
+    }
+
+    /// Gives it another machine type.
+    pub fn set_machine(&mut self, machine: &str) {
+        let kind = self.root.child_mut("os").and_then(|os| os.child_mut("type"));
+        if let Some(kind) = kind {
+            kind.set("machine", machine);
+        }
+    }
+
+    /// Lets libvirt choose the code of the firmware, of the same kind.
+    pub fn forget_loader(&mut self) {
+        let (firmware, secure) = (self.firmware().to_string(), self.secure_boot());
+        let Some(os) = self.root.child_mut("os") else { return };
+        os.remove("loader");
+        os.set("firmware", &firmware);
+        if os.child("firmware").is_none() && firmware == "efi" {
+            let enabled = if secure { "yes" } else { "no" };
+            let feature = Element::new("feature").attr("enabled", enabled).attr("name", "secure-boot");
+            os.push(Element::new("firmware").with(feature));
+        }
+        self.forget_template();
+    }
+
+    /// No longer names what a new file of variables would be copied from.
+    pub fn forget_template(&mut self) {
+        let Some(nvram) = self.root.child_mut("os").and_then(|os| os.child_mut("nvram")) else { return };
+        nvram.unset("template");
+        nvram.unset("templateFormat");
+    }
+
     /// Points disk `target` at a new place. Chains below, locks and jobs of the old place go.
     ///
     /// # Errors

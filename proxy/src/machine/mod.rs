@@ -6,6 +6,7 @@
 pub mod convert;
 mod disks;
 mod domain;
+pub mod rehome;
 pub(crate) mod vmx;
 mod xml;
 

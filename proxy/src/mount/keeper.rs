@@ -16,6 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use blockdev::ReadAt;
@@ -73,7 +74,7 @@ pub async fn keep(request: &KeepRequest, passwords: &PasswordSources, cancel: &C
     Directory::plan(&request.directory)?;
     // Asked for here, where there is a terminal. A lab's own is known to who connects to it.
     let password = match uri.scheme {
-        Scheme::Lab(_) => None,
+        Scheme::Lab(_) | Scheme::Libvirt(_) => None,
         _ => Some(passwords.password(&uri)?),
     };
     let (mut control, theirs) = UnixStream::pair().failed(|| "cannot make a socket pair".into())?;
@@ -234,7 +235,7 @@ async fn serve(
     let directory = Directory::plan(&request.directory)?;
     let act = journal.intend(directory.act())?;
     let names: Vec<String> = held.disks.iter().map(|(name, _)| name.clone()).collect();
-    let links = serve_links(held.disks.into_iter().map(|(_, disk)| disk).collect())?;
+    let (links, _) = serve_links(held.disks.into_iter().map(|(_, disk)| disk).collect())?;
     let mut warnings = held.warnings;
     warnings.extend(held.skipped.iter().map(|skipped| format!("{} was left out: {}", skipped.address, skipped.reason)));
     let spec = MountSpec {
@@ -269,10 +270,10 @@ const fn words_of(consistency: Consistency) -> &'static str {
     }
 }
 
-/// Threads that answer the server, one for each connection; they end with it. Answers the server's ends.
-fn serve_links(disks: Vec<Arc<dyn ReadAt>>) -> Result<Vec<UnixStream>> {
+/// Threads that answer the server, one for each connection; they end with it. Answers the server's ends, and the threads.
+pub(super) fn serve_links(disks: Vec<Arc<dyn ReadAt>>) -> Result<(Vec<UnixStream>, Vec<JoinHandle<()>>)> {
     let what = || "cannot make a connection for the server".to_owned();
-    let mut theirs = Vec::new();
+    let (mut theirs, mut threads) = (Vec::new(), Vec::new());
     for _ in 0..LINKS {
         let (ours, their) = UnixStream::pair().failed(what)?;
         theirs.push(their);
@@ -282,9 +283,9 @@ fn serve_links(disks: Vec<Arc<dyn ReadAt>>) -> Result<Vec<UnixStream>> {
                 tracing::debug!("a connection to the server of the mount ended: {error}");
             }
         };
-        std::thread::Builder::new().name("disks".into()).spawn(serve).failed(what)?;
+        threads.push(std::thread::Builder::new().name("disks".into()).spawn(serve).failed(what)?);
     }
-    Ok(theirs)
+    Ok((theirs, threads))
 }
 
 /// From here on the terminal is somebody else's, and what is said goes into the mount's log.

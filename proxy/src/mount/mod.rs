@@ -8,6 +8,7 @@ mod errors;
 mod fuse;
 mod guest;
 mod handles;
+mod image_keeper;
 mod keeper;
 pub mod link;
 mod links;
@@ -37,6 +38,7 @@ pub mod look {
 }
 
 pub use guest::{Guest, GuestVolume, Letter};
+pub use image_keeper::{IMAGE_KEEPER_COMMAND, keep_images, run_image_keeper};
 pub use keeper::{KEEPER_COMMAND, KeepRequest, Kept, Told, keep, run_keeper, told};
 pub use node::{NodeId, Place};
 pub use report::{Report, VolumeReport};

@@ -141,7 +141,7 @@ impl Ready {
     }
 }
 
-/// Opens the images, or takes over the disks that another process keeps.
+/// Opens the images, or takes over the disks that another process keeps: all of them, or those of the images that are behind a network.
 ///
 /// # Errors
 /// As for [`open_images`] and [`link::disks`].
@@ -150,11 +150,21 @@ pub fn open_disks(spec: &MountSpec, streams: Vec<UnixStream>) -> Result<Disks> {
         return open_images(spec);
     }
     let disks = link::disks(streams)?;
-    if disks.len() != spec.kept.len() {
-        let what = format!("{} disks are kept, and {} are named", disks.len(), spec.kept.len());
-        return Err(Error::new(Family::Failed, what));
+    let remote = spec.images.iter().map(super::ImageSpec::is_remote).collect::<Result<Vec<_>>>()?;
+    let named = spec.kept.len() + remote.iter().filter(|remote| **remote).count();
+    if disks.len() != named {
+        return Err(Error::new(Family::Failed, format!("{} disks are kept, and {named} are named", disks.len())));
     }
-    Ok(spec.kept.iter().cloned().zip(disks).collect())
+    let mut disks = disks.into_iter();
+    let mut all: Disks = spec.kept.iter().cloned().zip(disks.by_ref().take(spec.kept.len())).collect();
+    for (image, remote) in spec.images.iter().zip(remote) {
+        let kept = if remote { disks.next() } else { None };
+        all.push(match kept {
+            Some(disk) => (image.source().name(), disk),
+            None => open_image(image)?,
+        });
+    }
+    Ok(all)
 }
 
 /// Opens the images, and all files that these name.
@@ -162,13 +172,13 @@ pub fn open_disks(spec: &MountSpec, streams: Vec<UnixStream>) -> Result<Disks> {
 /// # Errors
 /// As for [`Source::open`].
 pub fn open_images(spec: &MountSpec) -> Result<Disks> {
-    let open = |image: &super::ImageSpec| {
-        let source = image.source();
-        let opened = Source::open(&source)?;
-        Ok((source.name(), opened.into_disk()))
-    };
     if spec.images.is_empty() {
         return Err(Error::new(Family::Usage, "no image is named"));
     }
-    spec.images.iter().map(open).collect()
+    spec.images.iter().map(open_image).collect()
+}
+
+fn open_image(image: &super::ImageSpec) -> Result<(String, Arc<dyn ReadAt>)> {
+    let source = image.source();
+    Ok((source.name(), Source::open(&source)?.into_disk()))
 }

@@ -19,7 +19,7 @@ const LONGEST_MESSAGE: usize = 16 << 20;
 /// A disk image to show.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImageSpec {
-    /// The file.
+    /// The file, or an NBD URI.
     pub path: PathBuf,
     /// Whether the user said that it holds the bytes alone, or that it is a VMDK; else its name tells.
     pub raw: Option<bool>,
@@ -28,6 +28,14 @@ pub struct ImageSpec {
 }
 
 impl ImageSpec {
+    /// Whether it is behind a network: then another process keeps it.
+    ///
+    /// # Errors
+    /// [`Family::Usage`] if it is a URI, and wrong.
+    pub fn is_remote(&self) -> Result<bool> {
+        Ok(crate::disk::uri_of(&self.path)?.is_some())
+    }
+
     /// The same as the disk room wants it.
     #[must_use]
     pub fn source(&self) -> SourceSpec {

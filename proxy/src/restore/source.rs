@@ -10,7 +10,9 @@ use vmdk_rs::{Gate, Image, PlainName};
 
 use super::base::ChainGate;
 use crate::error::{Context, Error, Family, Result};
-use crate::export::{CATALOG_NAME, Catalog, DiskDigest, MANIFEST_NAME, Manifest};
+use crate::export::{CATALOG_NAME, Catalog, DiskDigest, FileEntry, MANIFEST_NAME, Manifest};
+use crate::hypervisor::HypervisorKind;
+use crate::machine::{Domain, vmx};
 
 /// Catalogs and configuration files are small; nothing larger is read into memory.
 const MAX_SMALL_FILE: u64 = 64 << 20;
@@ -28,6 +30,17 @@ pub struct BackupDisk {
     /// What its bytes should be, if there is a manifest.
     pub digest: Option<DiskDigest>,
 }
+
+/// The configuration in a backup, in the words of its hypervisor.
+pub enum SavedMachine {
+    /// The text of a `.vmx`.
+    Vmx(String),
+    /// A domain of libvirt.
+    Domain(Box<Domain>),
+}
+
+/// The file with a domain's XML, or with what a vSphere server said of a VM.
+const CONFIG_XML: &str = "config.xml";
 
 /// A backup directory, opened and checked as far as that is cheap.
 pub struct Backup {
@@ -103,6 +116,35 @@ impl Backup {
             Error::new(Family::Corrupt, "the catalog does not name the configuration file: config.vmx is missing")
         })?;
         self.checked_file(&name)
+    }
+
+    /// What the machine was made of.
+    ///
+    /// # Errors
+    /// [`Family::Corrupt`] if the directory lacks it, or it cannot be understood.
+    pub fn machine(&self) -> Result<SavedMachine> {
+        let vmx = || {
+            let named = self.catalog.get("config.vmx").unwrap_or_default().to_ascii_lowercase();
+            named.ends_with(".vmx") || !self.directory.join(CONFIG_XML).exists()
+        };
+        let is_domain = match &self.manifest {
+            Some(manifest) => manifest.vm.hypervisor == HypervisorKind::Libvirt,
+            None => !vmx(),
+        };
+        if !is_domain {
+            return Ok(SavedMachine::Vmx(vmx::decode(&self.vmx()?)));
+        }
+        let what = || format!("{CONFIG_XML} cannot be used");
+        let bytes = self.checked_file(CONFIG_XML)?;
+        let text = String::from_utf8(bytes).map_err(|e| Error::new(Family::Corrupt, what()).caused_by(e))?;
+        Ok(SavedMachine::Domain(Box::new(Domain::parse(&text).map_err(|e| e.within(what()))?)))
+    }
+
+    /// The names of the saved files that lay at a place of which `is_it` says so.
+    #[must_use]
+    pub fn files_from(&self, mut is_it: impl FnMut(&FileEntry) -> bool) -> Vec<String> {
+        let Some(manifest) = &self.manifest else { return Vec::new() };
+        manifest.files.iter().filter(|file| is_it(file)).map(|file| file.name.clone()).collect()
     }
 
     /// A configuration file, compared with what the manifest says of it.

@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use blockdev::{ByteLen, ByteOffset, Extent, ExtentKind, ReadAt, ReadError};
+use blockdev::{ByteLen, ByteOffset, ReadAt, ReadError};
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 
 /// Bytes fetched at once.
-const BLOCK: u64 = 256 << 10;
+pub(crate) const BLOCK: u64 = 256 << 10;
 /// Blocks kept per source: 8 MiB, whatever the size of the disk.
 const KEPT: usize = 32;
 /// Blocks fetched ahead of a reader that goes on where it was.
@@ -22,11 +22,6 @@ pub(crate) const AHEAD: u64 = 3;
 pub(crate) trait Source: Send + Sync + 'static {
     /// Reads `len` bytes, at most 256 KiB, at `at`.
     async fn fetch(&self, at: u64, len: u64) -> crate::Result<Bytes>;
-
-    /// The run that begins at `at`, with `left` bytes up to the end, where the source can tell. From a thread that may block.
-    fn extent_at(&self, at: ByteOffset, left: ByteLen) -> Result<Extent, ReadError> {
-        Ok(Extent { start: at, len: left, kind: ExtentKind::Data })
-    }
 }
 
 /// A block that is there, or on its way: whoever needs it meanwhile waits for the same request.
@@ -109,29 +104,6 @@ impl<S: Source> ReadAt for Cached<S> {
             done += len;
         }
         Ok(())
-    }
-
-    fn extent_at(&self, at: ByteOffset) -> Result<Extent, ReadError> {
-        match self.size.0.checked_sub(at.0) {
-            Some(left @ 1..) => {
-                let extent = self.source.extent_at(at, ByteLen(left))?;
-                Ok(Extent { len: ByteLen(extent.len.0.clamp(1, left)), ..extent })
-            }
-            _ => Err(ReadError::OutOfRange { at, len: ByteLen(1), size: self.size }),
-        }
-    }
-}
-
-/// An export of an NBD server. The client asks again by itself; what is allocated is remembered by its disk.
-#[async_trait]
-impl Source for nbd::Disk {
-    async fn fetch(&self, at: u64, len: u64) -> crate::Result<Bytes> {
-        let len = u32::try_from(len).unwrap_or(u32::MAX);
-        self.client().read(at, len).await.map_err(super::from_nbd)
-    }
-
-    fn extent_at(&self, at: ByteOffset, _: ByteLen) -> Result<Extent, ReadError> {
-        ReadAt::extent_at(self, at)
     }
 }
 

@@ -13,7 +13,7 @@ use vsphere::{Client, DatastoreFile, DatastorePath, Moref, RangeBody};
 use super::cached::{AHEAD, Cached, Source};
 use super::{Allocation, ByteStream, FrozenDisk, Span};
 use crate::error::{Context, Error, Family, Result};
-use crate::hypervisor::{Disk, NativeDisk, SnapshotId, VmConfig, from_vsphere, worth_rereading};
+use crate::hypervisor::{Disk, Link, NativeDisk, SnapshotId, VmConfig, from_vsphere, worth_rereading};
 use crate::job::{Cancel, Retry, with_retries};
 
 /// A descriptor is text; a longer one is no descriptor.
@@ -68,7 +68,9 @@ pub(super) async fn open(
     snapshot: &SnapshotId,
     disk: &Disk,
 ) -> Result<Box<dyn FrozenDisk>> {
-    let NativeDisk::VSphere(native) = &disk.native;
+    let NativeDisk::VSphere(native) = &disk.native else {
+        return Err(Error::new(Family::Unsupported, format!("{} is no vSphere disk", disk.file)));
+    };
     let datacenter = &vm.place.datacenter;
     let what = || format!("cannot open {}", disk.file);
     let text = read_small(&client.datastore_file(datacenter, &native.file), MAX_DESCRIPTOR).await;
@@ -278,12 +280,22 @@ pub(crate) fn from_read(error: blockdev::ReadError, what: &str) -> Error {
     Error::new(family, what).caused_by(error)
 }
 
-/// A small datastore file, whole.
+fn vsphere(link: &Link) -> Result<&Client> {
+    match link {
+        Link::VSphere(client) => Ok(client),
+        Link::Host { .. } => Err(Error::new(Family::Unsupported, "a libvirt host has no datastores over HTTPS")),
+    }
+}
+
+/// A small datastore file, or a file of this machine, whole.
 ///
 /// # Errors
 /// Those of the server; more than `limit` bytes are an error.
-pub async fn download_small(link: &crate::hypervisor::Link, datacenter: &str, path: &str, limit: u64) -> Result<Bytes> {
-    let crate::hypervisor::Link::VSphere(client) = link;
+pub async fn download_small(link: &Link, datacenter: &str, path: &str, limit: u64) -> Result<Bytes> {
+    if matches!(link, Link::Host { local: true }) {
+        return super::host_file::read_small(path, limit).await;
+    }
+    let client = vsphere(link)?;
     let file = client.datastore_file(datacenter, &path_of(path)?);
     read_small(&file, limit).await.map_err(|e| e.within(format!("cannot read {path}")))
 }
@@ -292,13 +304,8 @@ pub async fn download_small(link: &crate::hypervisor::Link, datacenter: &str, pa
 ///
 /// # Errors
 /// Those of the server.
-pub async fn download(
-    link: &crate::hypervisor::Link,
-    datacenter: &str,
-    path: &str,
-    start: u64,
-) -> Result<(u64, Box<dyn ByteStream>)> {
-    let crate::hypervisor::Link::VSphere(client) = link;
+pub async fn download(link: &Link, datacenter: &str, path: &str, start: u64) -> Result<(u64, Box<dyn ByteStream>)> {
+    let client = vsphere(link)?;
     let file = client.datastore_file(datacenter, &path_of(path)?);
     let what = || format!("cannot read {path}");
     let size = size_of(&file).await.map_err(|e| e.within(what()))?;
@@ -311,13 +318,13 @@ pub async fn download(
 /// # Errors
 /// Those of the server, or of `body`.
 pub async fn upload(
-    link: &crate::hypervisor::Link,
+    link: &Link,
     datacenter: &str,
     path: &str,
     len: u64,
     body: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
 ) -> Result<()> {
-    let crate::hypervisor::Link::VSphere(client) = link;
+    let client = vsphere(link)?;
     let file = client.datastore_file(datacenter, &path_of(path)?);
     file.put(len, body).await.map_err(|e| from_vsphere(e).within(format!("cannot store {path}")))
 }

@@ -1,7 +1,10 @@
 //! How do I get the bytes of this frozen disk? Each route hands out a [`FrozenDisk`]; none knows what the bytes are for.
 
 pub(crate) mod cached;
+mod host_file;
 mod https;
+mod nbd;
+mod nbd_disk;
 mod throttle;
 
 use std::fmt;
@@ -14,10 +17,11 @@ use bytes::Bytes;
 
 pub(crate) use self::https::from_read;
 pub use self::https::{download, download_small, upload};
+pub(crate) use self::nbd_disk::{NbdDisk, from_nbd};
 pub use self::throttle::Throttle;
 use crate::config::Scheme;
 use crate::error::{Error, Family, Result};
-use crate::hypervisor::{Disk, Link, SnapshotId, VmConfig};
+use crate::hypervisor::{Disk, Link, NativeDisk, SnapshotId, VmConfig};
 
 /// A route as users name it: the VCB modes and ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -36,19 +40,11 @@ pub enum Transport {
     HotAdd,
     /// The service console, or datastores that the proxy has mounted.
     Cos,
+    /// Files and devices of this machine.
+    File,
 }
 
-/// An error of an NBD client, in the product's families.
-pub(crate) fn from_nbd(error: nbd::Error) -> Error {
-    let family = match error.family() {
-        nbd::Family::Usage => Family::Usage,
-        nbd::Family::Unsupported => Family::Unsupported,
-        _ => Family::Failed,
-    };
-    Error::new(family, error.to_string()).caused_by(error)
-}
-
-const NAMES: [(&str, Transport); 7] = [
+const NAMES: [(&str, Transport); 8] = [
     ("auto", Transport::Auto),
     ("san", Transport::San),
     ("nbd", Transport::Nbd),
@@ -56,6 +52,7 @@ const NAMES: [(&str, Transport); 7] = [
     ("https", Transport::Https),
     ("hotadd", Transport::HotAdd),
     ("cos", Transport::Cos),
+    ("file", Transport::File),
 ];
 
 impl FromStr for Transport {
@@ -64,7 +61,7 @@ impl FromStr for Transport {
     fn from_str(text: &str) -> Result<Self> {
         NAMES.iter().find(|(name, _)| *name == text).map(|(_, transport)| *transport).ok_or_else(|| {
             Error::new(Family::Usage, format!("\"{text}\" is no transport"))
-                .hint("auto, https, nbd, nbdssl, san, hotadd and cos are known")
+                .hint("auto, https, nbd, nbdssl, san, file, hotadd and cos are known")
         })
     }
 }
@@ -107,13 +104,33 @@ impl Transport {
     pub fn route(self, at: &Scheme) -> Result<Route> {
         match at {
             Scheme::VCenter | Scheme::Esx | Scheme::Lab(_) => self.vsphere_route(),
+            Scheme::Libvirt(uri) => self.libvirt_route(uri.is_local()),
+        }
+    }
+
+    fn libvirt_route(self, local: bool) -> Result<Route> {
+        match self {
+            Self::Auto if local => Ok(Route::Nbd),
+            Self::Nbd => Ok(Route::Nbd),
+            // Over a network nothing goes in clear unless it is asked for.
+            Self::Auto | Self::NbdSsl => Ok(Route::NbdSsl),
+            Self::San | Self::File | Self::Cos if local => Ok(Route::Direct),
+            Self::San | Self::File | Self::Cos => Err(Error::new(
+                Family::Unsupported,
+                format!("the transport {self} reads what this machine reaches, and the host is another one"),
+            )
+            .hint("run stillframe on that host, or use nbdssl")),
+            Self::Https | Self::HotAdd => {
+                Err(Error::new(Family::Unsupported, format!("a libvirt host has no transport {self}"))
+                    .hint("use auto, nbd, nbdssl, san or file"))
+            }
         }
     }
 
     fn vsphere_route(self) -> Result<Route> {
         match self {
             Self::Auto | Self::Https | Self::Nbd | Self::NbdSsl => Ok(Route::Https),
-            Self::San | Self::HotAdd | Self::Cos => {
+            Self::San | Self::HotAdd | Self::Cos | Self::File => {
                 Err(Error::new(Family::Unsupported, format!("the transport {self} is not there yet"))
                     .hint("use https, or nbdssl, which take the LAN"))
             }
@@ -172,7 +189,11 @@ pub async fn open(
     snapshot: &SnapshotId,
     disk: &Disk,
 ) -> Result<Box<dyn FrozenDisk>> {
+    if let NativeDisk::Nbd(frozen) = &disk.native {
+        return nbd::open(frozen, disk).await;
+    }
     match (link, route) {
+        (Link::Host { .. }, _) => Err(Error::new(Family::Failed, format!("{} is not frozen", disk.file))),
         (Link::VSphere(client), Route::Https) => https::open(client, vm, snapshot, disk).await,
         (Link::VSphere(_), Route::Nbd | Route::NbdSsl | Route::Direct) => {
             Err(Error::new(Family::Unsupported, format!("vSphere disks are not read over {route} yet")))

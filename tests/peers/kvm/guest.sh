@@ -6,8 +6,9 @@
 # OUTDIR/vmlinuz, initrd.gz    Debian's cloud kernel, and a system of its own in memory: busybox, Debian's guest agent,
 #                              and guest.rs, which writes numbered records; guest-init lists the options
 # OUTDIR/boot.raw, boot.json   a disk that boots by itself, from its own MBR, into the same system with Debian's usual
-#                              kernel, on whatever controller it is: virtio, SATA, IDE, LSI Logic, PVSCSI, virtio-scsi.
-#                              Its second partition is the data volume; the JSON says where that begins
+#                              kernel, on whatever controller it is: virtio, virtio-scsi, SATA, IDE, lsilogic, vmpvscsi
+#                              (all tried; behind QEMU's lsisas1068 Debian's kernel finds no disk). Its second
+#                              partition is the data volume; the JSON says where that begins
 # OUTDIR/files.raw, files/     a data disk with a FAT32 and an NTFS partition, and the tree that is on both
 # OUTDIR/capabilities          what libvirt found out about QEMU, so that no host has to ask again
 #
@@ -23,13 +24,12 @@ target=$(cd "$target" && pwd)
 . "$here/../apt.sh"
 export PATH=$PATH:/usr/sbin:/sbin
 
-# Drivers in the order of insertion; those that a kernel has built in are passed over, as ext4 in the cloud kernel.
-virtio=(virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk virtio_console
-    failover net_failover virtio_net)
-scsi=(scsi_common scsi_mod crc64 crc64-rocksoft_generic crc64-rocksoft crct10dif_common t10-pi sd_mod virtio_scsi)
-hardware=(vmw_pvscsi libata ata_piix libahci ahci scsi_transport_spi sym53c8xx mptbase mptscsih mptspi
-    scsi_transport_sas mptsas e1000 ptp pps_core e1000e vmxnet3)
-ext4=(crc16 crc32c_generic mbcache jbd2 ext4)
+# Drivers, each after what it needs by name; what it needs as code is looked up. Those that a kernel has built in are
+# passed over, as ext4 in the cloud kernel.
+virtio=(virtio_pci virtio_blk virtio_console virtio_net)
+scsi=(crct10dif_generic crc-t10dif crc64_rocksoft_generic crc64-rocksoft sd_mod virtio_scsi)
+hardware=(vmw_pvscsi ata_piix ahci sym53c8xx e1000 e1000e vmxnet3)
+ext4=(crc32c_generic ext4)
 applets=(sh mount umount insmod findfs cat ls sleep usleep sync date kill hostname ifconfig poweroff md5sum sha256sum dd
     rm cp mkdir echo)
 
@@ -79,22 +79,39 @@ kernel() {
     mkdir -p "$work/$package"
     # Not every kernel has each of them as a module, and tar minds.
     dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$work/$package" --wildcards './boot/vmlinuz-*' \
-        $(printf '*/%s.ko ' "${ext4[@]}" "${virtio[@]}" "${scsi[@]}" "${hardware[@]}") 2>/dev/null || true
+        './lib/modules/*/kernel/'{lib,crypto,block,drivers/{virtio,scsi,ata}}'/*.ko' \
+        '*/net_failover.ko' '*/failover.ko' '*/ptp.ko' '*/pps_core.ko' '*/jbd2.ko' '*/mbcache.ko' \
+        $(printf '*/%s.ko ' "${ext4[@]}" "${virtio[@]}" "${hardware[@]}") 2>/dev/null || true
     [ -n "$(find "$work/$package" -name virtio_console.ko)" ] || { echo "$deb holds no virtio_console.ko" >&2; exit 1; }
+}
+
+# add_module KERNEL NAME: copies it to $tree and appends it to $order, after all that it needs.
+add_module() {
+    local file name
+    file=$(find "$1/lib/modules" -name "$2.ko" -print -quit)
+    case " ${order[*]} " in *" $2 "*) return 0 ;; esac
+    if [ -z "$file" ]; then return 0; fi
+    for name in $(modinfo -F depends "$file" | tr ',' ' '); do
+        if [ -z "$(find "$1/lib/modules" -name "$name.ko" -print -quit)" ]; then
+            name=$(find "$1/lib/modules" -name "${name//_/[-_]}.ko" -printf '%f' -quit)
+            [ -n "$name" ] || { echo "$2 needs a module that was not unpacked" >&2; exit 1; }
+        fi
+        add_module "$1" "${name%.ko}"
+    done
+    cp "$file" "$tree/lib/"
+    order+=("$2")
 }
 
 # tree KERNEL MODULES...: the guest's own system, with the drivers of that kernel, as OUT.
 tree() {
-    local tree=$work/tree kernel=$work/$1 name file order=()
+    local tree=$work/tree kernel=$work/$1 name order
     shift
     rm -rf "$tree"
     mkdir -p "$tree"/{bin,sbin,lib,proc,sys,dev,run,tmp,data,etc/qemu,usr/sbin}
     cp /bin/busybox "$tree/bin/"
     for name in "${applets[@]}"; do ln -s busybox "$tree/bin/$name"; done
-    for name in "$@"; do
-        file=$(find "$kernel/lib/modules" -name "$name.ko" -print -quit)
-        if [ -n "$file" ]; then cp "$file" "$tree/lib/"; order+=("$name"); fi
-    done
+    order=()
+    for name in "$@"; do add_module "$kernel" "$name"; done
     echo "${order[*]}" >"$tree/lib/order"
     if [ ! -e "$work/guest" ]; then
         rustc --edition 2024 -O -C target-feature=+crt-static -C panic=abort -C strip=symbols -o "$work/guest" "$here/guest.rs"
@@ -111,7 +128,7 @@ pack() { (cd "$work/tree" && find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --q
 
 make_guest() {
     kernel linux-image-cloud-amd64 "$target/peers/linux/debs"
-    tree linux-image-cloud-amd64 "${virtio[@]}" "${scsi[@]}" vmw_pvscsi libata ata_piix
+    tree linux-image-cloud-amd64 "${virtio[@]}" "${scsi[@]}" vmw_pvscsi ata_piix
     cp "$work"/linux-image-cloud-amd64/boot/vmlinuz-* "$out/vmlinuz"
     pack "$out/initrd.gz"
 }

@@ -21,6 +21,21 @@ pub use host::KvmHost;
 
 use std::time::{Duration, Instant};
 
+use crate::absent;
+
+/// Whether the program under test was built with the adapter for libvirt; a printed reason when not: return from the test
+/// then.
+///
+/// # Panics
+///
+/// When it was not and `CI` is `true`.
+pub fn has_adapter() -> bool {
+    if !cfg!(feature = "libvirt") {
+        absent::<()>("the program is built without its feature libvirt: --features acceptance/libvirt builds it");
+    }
+    cfg!(feature = "libvirt")
+}
+
 /// How long anything may take that should be a moment: other tests use the same processors.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 

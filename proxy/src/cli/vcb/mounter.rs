@@ -131,6 +131,7 @@ impl Job {
             streams: 2,
             exclude: Vec::new(),
             audit: false,
+            keep_points: crate::job::KEEP_POINTS,
             disks_at_once: 4,
             host: HostLimit::default(),
             bandwidth: None,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use blockdev::{ByteLen, ByteOffset, ReadAt};
 use bytes::Bytes;
 use futures_util::stream;
-use vmdk_rs::{CreateOptions, Image, PlainName, Subformat};
+use vmdk_rs::{AdapterType, CreateOptions, Image, PlainName, Subformat};
 
 use super::super::source::{Backup, BackupDisk};
 use super::plan::{PlannedDisk, RestorePlan};
@@ -119,7 +119,7 @@ impl Work<'_> {
     async fn disk(&self, planned: &PlannedDisk, disk: BackupDisk) -> Result<()> {
         let stem = planned.to.strip_suffix(".vmdk").unwrap_or(&planned.to);
         let flat = format!("{stem}-flat.vmdk");
-        let descriptor = target_descriptor(&disk.image, &flat)?;
+        let descriptor = target_descriptor(&disk.image, &flat, &planned.device)?;
         let expected = disk.digest;
         let image = Arc::new(disk.image);
         let sent = self.send(planned, image, &flat).await?;
@@ -237,11 +237,15 @@ fn body(
 }
 
 /// The descriptor of the restored flat disk: what the backup's said of the hardware, with a new content id.
-fn target_descriptor(image: &Image, flat: &str) -> Result<String> {
+fn target_descriptor(image: &Image, flat: &str, device: &str) -> Result<String> {
     let source = image.descriptor();
     // A restored disk beside its original must not have the same UUID.
-    let options =
+    let mut options =
         CreateOptions { uuid: None, ..CreateOptions::like(source, Subformat::VmfsFlat, ByteLen(image.size().0)) };
+    // A disk that was on no SCSI controller may come to one.
+    if device.starts_with("scsi") && options.adapter == AdapterType::Ide {
+        options.adapter = AdapterType::LsiLogic;
+    }
     let what = || "cannot describe the restored disk".to_owned();
     let flat = PlainName::new(flat).failed(what)?;
     Ok(options.flat_descriptor(&flat).failed(what)?.to_string())

@@ -7,9 +7,11 @@ use serde::Serialize;
 use blockdev::ReadAt;
 
 use super::super::names::{MAX_STEM, Names, file_stem};
-use super::super::source::Backup;
+use super::super::source::{Backup, SavedMachine};
+use super::super::targets_of;
 use crate::error::{Error, Family, Result};
 use crate::hypervisor::{Connected, RebuildTarget, RebuildWish, Spec};
+use crate::machine::convert::{ToVmx, vmx_of_domain};
 use crate::machine::vmx;
 
 /// How a restore is wished for. What is not said comes from the catalog.
@@ -34,8 +36,10 @@ pub struct RestoreOptions {
 /// One disk on its way back.
 #[derive(Clone, Debug, Serialize)]
 pub struct PlannedDisk {
-    /// Where it is plugged in.
+    /// Where it was plugged in.
     pub address: String,
+    /// Where it is plugged in now: elsewhere, if it comes from another hypervisor.
+    pub device: String,
     /// The image in the backup directory.
     pub from: String,
     /// The descriptor's name in the VM's folder.
@@ -82,8 +86,11 @@ fn split_path(path: &str) -> Option<(&str, &str)> {
 /// # Errors
 /// [`Family::Exists`] if such a VM is there; [`Family::Corrupt`] if the backup cannot be used.
 pub async fn plan(connected: &Connected, backup: &Backup, options: &RestoreOptions) -> Result<RestorePlan> {
-    let vmx_text = vmx::decode(&backup.vmx()?);
-    let original = vmx::value(&vmx_text, "displayname").unwrap_or_default();
+    let machine = backup.machine()?;
+    let original = match &machine {
+        SavedMachine::Vmx(text) => vmx::value(text, "displayname").unwrap_or_default(),
+        SavedMachine::Domain(domain) => domain.name(),
+    };
     let name = options.name.clone().unwrap_or_else(|| original.clone());
     let new_identity = name != original;
     let stem = file_stem(&name);
@@ -93,9 +100,9 @@ pub async fn plan(connected: &Connected, backup: &Backup, options: &RestoreOptio
     }
     refuse_living(connected, backup, &name, new_identity).await?;
 
-    let config = match backup.catalog.get("config.vmx") {
-        Some(path) => Some(config_path(path)?),
-        None => None,
+    let config = match (&machine, backup.catalog.get("config.vmx")) {
+        (SavedMachine::Vmx(_), Some(path)) => Some(config_path(path)?),
+        _ => None,
     };
     let bytes = backup.disks.iter().map(|disk| disk.image.size().0).fold(0, u64::saturating_add);
     let target = connected
@@ -118,21 +125,15 @@ pub async fn plan(connected: &Connected, backup: &Backup, options: &RestoreOptio
     };
     let mut names = Names::default();
     names.take(&config_file);
-    let nvram = backup.nvram().map(|from| {
+    let is_ours = matches!(machine, SavedMachine::Vmx(_)); // nobody else's NVRAM means anything here
+    let nvram = backup.nvram().filter(|_| is_ours).map(|from| {
         let to = if new_identity { format!("{stem}.nvram") } else { from.clone() };
         names.take(&to);
         (from, to)
     });
-    let disks = plan_disks(backup, &stem, new_identity, &mut names)?;
-    let changes = vmx::Changes {
-        name: Some(name.clone()),
-        disks: disks.iter().map(|disk| (disk.address.clone(), disk.to.clone())).collect(),
-        nvram: nvram.as_ref().map(|(_, to)| to.clone()),
-        new_identity,
-    };
-    let (vmx, dropped) = vmx::rewrite(&vmx_text, &changes)?;
-    let mut notes: Vec<String> =
-        dropped.iter().map(|address| format!("{address} is not in the backup; the VM comes back without it")).collect();
+    let mut disks = plan_disks(backup, &stem, new_identity, &mut names)?;
+    let nvram_file = nvram.as_ref().map(|(_, to)| to.clone());
+    let (vmx, mut notes) = configuration(&machine, &name, new_identity, nvram_file, &mut disks)?;
     let elsewhere = backup.disks.iter().filter_map(|disk| Some((disk, split_path(disk.disk_name.as_deref()?)?.0)));
     for (disk, datastore) in elsewhere.filter(|(_, datastore)| *datastore != target.datastore) {
         notes.push(format!("{} was on datastore {datastore} and comes to {}", disk.address, target.datastore));
@@ -153,6 +154,40 @@ pub async fn plan(connected: &Connected, backup: &Backup, options: &RestoreOptio
         target,
         vmx,
     })
+}
+
+/// The new `.vmx`, and what is not as it was. Disks of another hypervisor get new addresses.
+fn configuration(
+    machine: &SavedMachine,
+    name: &str,
+    new_identity: bool,
+    nvram: Option<String>,
+    disks: &mut [PlannedDisk],
+) -> Result<(String, Vec<String>)> {
+    match machine {
+        SavedMachine::Vmx(text) => {
+            let changes = vmx::Changes {
+                name: Some(name.to_owned()),
+                disks: disks.iter().map(|disk| (disk.address.clone(), disk.to.clone())).collect(),
+                nvram,
+                new_identity,
+            };
+            let (vmx, dropped) = vmx::rewrite(text, &changes)?;
+            let gone = |address: &String| format!("{address} is not in the backup; the VM comes back without it");
+            Ok((vmx, dropped.iter().map(gone).collect()))
+        }
+        SavedMachine::Domain(domain) => {
+            let addresses: Vec<String> = disks.iter().map(|disk| disk.address.clone()).collect();
+            let wish = ToVmx { name, new_identity, disks: &targets_of(domain, &addresses)? };
+            let mut made = vmx_of_domain(domain, &wish)?;
+            for disk in disks {
+                let new = made.addresses.iter().find(|(old, _)| *old == disk.address);
+                disk.device = new.map_or_else(|| disk.address.clone(), |(_, new)| new.clone());
+                vmx::line(&mut made.text, &format!("{}.fileName", disk.device), &disk.to);
+            }
+            Ok((made.text, made.notes))
+        }
+    }
 }
 
 fn catalog_value(backup: &Backup, key: &str) -> Option<String> {
@@ -198,6 +233,7 @@ fn plan_disks(backup: &Backup, stem: &str, rename: bool, names: &mut Names) -> R
             .ok_or_else(|| Error::new(Family::Corrupt, format!("no file name is free for {}", disk.address)))?;
         disks.push(PlannedDisk {
             address: disk.address.clone(),
+            device: disk.address.clone(),
             from: disk.file.clone(),
             to,
             capacity: disk.image.size().0,
