@@ -188,7 +188,7 @@ async fn listen(place: &Place) -> Result<Listener> {
     listener.map_err(|error| {
         let family = match error.kind() {
             ErrorKind::AddrInUse | ErrorKind::AlreadyExists => Family::Exists,
-            ErrorKind::InvalidInput => Family::Usage, // a path that is too long for a socket
+            ErrorKind::InvalidInput | ErrorKind::InvalidFilename => Family::Usage, // too long for a socket, as a rule
             _ => Family::Failed,
         };
         Error::new(family, format!("cannot listen on {shown}")).caused_by(error)

@@ -22,11 +22,6 @@ impl NbdDisk {
         let size = ByteLen(client.size());
         Self { cache: Cached::new(client, size, AHEAD, runtime), direct }
     }
-
-    /// The client.
-    pub(crate) const fn client(&self) -> &Client {
-        self.direct.client()
-    }
 }
 
 #[async_trait]
