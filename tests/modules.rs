@@ -266,7 +266,7 @@ async fn nothing_but_a_backup_of_ours_is_ever_removed() {
         assert!(image.join("scsi0-0-0-linux-01.vmdk").exists());
     };
     // A file of somebody, hidden or named like something in the manifest; a folder; a link in place of a disk.
-    for name in ["notes.txt", ".notes", "linux-01", "name"] {
+    for name in ["notes.txt", ".notes", "linux-01", "name", "hashes", "scsi0-0-0-other.hashes"] {
         let notes = image.join(name);
         fs::write(&notes, "mine").unwrap();
         refuse(&[&notes]).await;

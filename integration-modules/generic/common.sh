@@ -127,7 +127,9 @@ listed_files() {
     awk '
         /^ *"files": \[$/ { inside = 1; next }
         inside && /^ *\],?$/ { inside = 0; next }
-        !inside || /\// { next }
+        /\// { next }
+        /^ *"hashes": "[^"]*",?$/ { sub(/^ *"hashes": "/, ""); sub(/",?$/, ""); print; next }
+        !inside { next }
         /^ *"name": "[^"]*",?$/ { sub(/^ *"name": /, "") }
         /^ *"[^"]*",?$/ { sub(/^ *"/, ""); sub(/",?$/, ""); print }
     ' manifest.json

@@ -39,13 +39,13 @@ def simple(cookie, data=b"", error=0):
     return struct.pack(">IIQ", 0x67446698, error, cookie) + data
 
 
-def read(framing, cookie, at, size):
+def read(framing, cookie, at, size, kinds=3):
     """The bytes in one piece, or in two with a hole between, or an error: by the cookie."""
     if framing == "simple":
         return simple(cookie, b"x" * size)
-    if cookie % 3 == 0:
+    if cookie % kinds == 0:
         return chunk(framing, cookie, 1, struct.pack(">Q", at) + b"x" * size)
-    if cookie % 3 == 1 and size > 6:
+    if cookie % kinds == 1 and size > 6:
         last = chunk(framing, cookie, 1, struct.pack(">Q", at + size - 2) + b"zz", False)
         first = chunk(framing, cookie, 1, struct.pack(">Q", at) + b"aa", False)
         return last + first + chunk(framing, cookie, 2, struct.pack(">QI", at + 2, size - 4), False) + chunk(framing, cookie, 0, b"")
@@ -62,10 +62,10 @@ def status(framing, cookie):
 def conversation(framing, wish):
     messages, cookie = handshake(framing, wish), 0
     if wish & 4:
-        replies = [read(framing, cookie + n, 512 * n, 512) for n in range(4)]
-        messages += [b"".join(reversed(replies))] + [read(framing, n, 512 * n, 512) for n in range(4, 8)]
+        replies = [read(framing, n, 512 * n, 512, 2) for n in range(8)]
+        messages += [b"".join(reversed(replies[:4]))] + replies[4:]
         cookie = 8
-    messages.append(read(framing, cookie + 1, 100, 8) + read(framing, cookie, 0, 512))
+    messages.append(read(framing, cookie + 1, 100, 8) + read(framing, cookie, 0, 512, 2))
     cookie += 2
     if framing != "simple" and not wish & 1:
         messages.append(status(framing, cookie))

@@ -1,5 +1,7 @@
 //! Servers that say what no server should: each is told from a good one, in time, and never believed.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what only tests call may fail as tests do")]
+
 mod common;
 
 use std::time::Duration;
@@ -17,7 +19,7 @@ const ERROR: u16 = 0x8001;
 
 /// The error that a client ends with when the server plays `steps` in the handshake.
 async fn refused(steps: Vec<Step>) -> Error {
-    connect(steps).await.err().expect("the handshake must fail")
+    connect(steps).await.expect_err("the handshake must fail")
 }
 
 fn check(error: &Error, family: Family, words: &str) {

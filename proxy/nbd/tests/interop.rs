@@ -1,5 +1,7 @@
 //! qemu-nbd and nbdkit serve, qemu-img, nbdinfo and nbdcopy judge.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what only tests call may fail as tests do")]
+
 mod common;
 
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! Connections that are lost: reads go on over new ones, within limits; an export that is another one then is an error.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what only tests call may fail as tests do")]
+
 mod common;
 
 use std::path::Path;
@@ -138,6 +140,31 @@ async fn a_server_that_drops_each_request_is_given_up() {
     let client = Client::connect(&Uri::unix(&socket, ""), &Options { retry, ..options() }).await.unwrap();
     let error = client.read(0, 512).await.unwrap_err();
     assert!(error.to_string().contains("lost 4 times during one request"), "{error}");
+}
+
+#[tokio::test]
+async fn while_one_connection_cannot_be_had_again_the_others_serve() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("s");
+    let framing = Framing::Structured;
+    let several = script::FLAGS | 1 << 8;
+    let answers = |cookie| {
+        vec![
+            script::request(framing),
+            Step::Say(script::chunk(framing, cookie, (true, 1), &script::data(0, &[7; 512]))),
+        ]
+    };
+    let start = || script::handshake(framing, script::SIZE, several);
+    let good = [start(), (0..100).flat_map(answers).collect()].concat();
+    let drops = [start(), vec![script::request(framing)]].concat();
+    scripted(&socket, vec![good, drops, Vec::new()]);
+    let retry = Retry { times: 2, first_wait: Duration::from_millis(1), longest_wait: Duration::from_millis(2) };
+    let client =
+        Client::connect(&Uri::unix(&socket, ""), &Options { retry, connections: 2, ..options() }).await.unwrap();
+    assert_eq!(client.connections(), 2);
+    for _ in 0..50 {
+        assert_eq!(client.read(0, 512).await.unwrap(), [7; 512][..]);
+    }
 }
 
 #[tokio::test]

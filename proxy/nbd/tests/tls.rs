@@ -1,5 +1,7 @@
 //! TLS with real servers: what is right connects, and each thing that is wrong is named in one line.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what only tests call may fail as tests do")]
+
 mod common;
 
 use std::path::{Path, PathBuf};

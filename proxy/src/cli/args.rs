@@ -9,6 +9,7 @@ use super::disk_args::DiskArgs;
 use super::mount_args::{FsArgs, MountArgs, MountsArgs, UnmountArgs};
 use super::nbd::NbdArgs;
 use super::output::ShowArgs;
+use super::restore_args::RestoreArgs;
 use crate::config::{ConnectionUri, PasswordSources, TlsChoice};
 use crate::error::{Error, Family, Result};
 use crate::hypervisor::{Connected, connect};
@@ -276,37 +277,6 @@ impl FreezeArgs {
             longest: Duration::from_secs(self.backoff.max(60)),
         }
     }
-}
-
-#[derive(Args)]
-pub(super) struct RestoreArgs {
-    /// The backup directory
-    pub(super) directory: PathBuf,
-    #[command(flatten)]
-    pub(super) connect: ConnectArgs,
-    /// Restore as a new VM of this name, beside the original
-    #[arg(long)]
-    pub(super) name: Option<String>,
-    /// Restore to this datastore
-    #[arg(long)]
-    pub(super) datastore: Option<String>,
-    /// Restore into this folder (inventory path)
-    #[arg(long)]
-    pub(super) folder: Option<String>,
-    /// Restore into this resource pool (inventory path)
-    #[arg(long)]
-    pub(super) resource_pool: Option<String>,
-    /// Use this catalog instead of the one in the directory
-    #[arg(long, value_name = "FILE")]
-    pub(super) catalog: Option<PathBuf>,
-    /// Do not read everything back from the datastore
-    #[arg(long)]
-    pub(super) no_read_back: bool,
-    /// Print what would be done, and do nothing
-    #[arg(long)]
-    pub(super) dry_run: bool,
-    #[command(flatten)]
-    pub(super) show: ShowArgs,
 }
 
 #[derive(Args)]

@@ -14,6 +14,7 @@ mod mount_args;
 mod nbd;
 pub(crate) mod output;
 mod restore;
+mod restore_args;
 mod snapshot;
 pub mod vcb;
 mod vm;

@@ -281,7 +281,7 @@ async fn compare_samples(work: &DeltaWork, changed: &[Span], options: &CopyOptio
             let mut before = vec![0; now.len()];
             read_base(&base, sample.start, &mut before).map(|()| (before == now, sample.start))
         };
-        Ok::<_, Error>(tokio::task::spawn_blocking(read).await.failed(|| "a sample was not compared".into())?)
+        tokio::task::spawn_blocking(read).await.failed(|| "a sample was not compared".into())
     });
     let mut compared = stream::iter(compared.collect::<Vec<_>>()).buffered(options.streams.max(1) * BLOCKS_PER_STREAM);
     while let Some(same) = compared.try_next().await? {

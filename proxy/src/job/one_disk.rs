@@ -1,8 +1,8 @@
 //! One disk on its way into a backup: as a delta if one can be made, else whole.
 
 use std::fs::File;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use vmdk_rs::{CreateOptions, ImageWriter};
 
@@ -94,21 +94,17 @@ impl OneDisk<'_> {
         })
     }
 
-    /// Removes what was written in vain. Blocks that are still on their way go with it.
-    fn discard(&self, target: &Target) -> Result<()> {
-        let folder = self.work.staging.path();
-        let descriptor = target.writer.descriptor();
-        let files = descriptor.extents.iter().filter_map(|extent| extent.file.clone());
-        for name in files.chain([image_name(self.disk), self.hashes_name()]) {
-            let path: PathBuf = folder.join(name);
-            match std::fs::remove_file(&path) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(e).failed(|| format!("cannot remove {}", path.display()));
-                }
-                _ => {}
-            }
+    /// Removes what was written in vain.
+    async fn discard(&self, target: Target) -> Result<()> {
+        // Blocks on their way know the files by their names, which the next image will have.
+        while Arc::strong_count(&target.writer) > 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        Ok(())
+        if let Some(writer) = Arc::into_inner(target.writer) {
+            writer.discard();
+        }
+        let hashes = self.work.staging.path().join(self.hashes_name());
+        std::fs::remove_file(&hashes).failed(|| format!("cannot remove {}", hashes.display()))
     }
 
     fn options(&self, round: &str, hashes: Option<&Arc<File>>) -> CopyOptions {
@@ -135,13 +131,13 @@ impl OneDisk<'_> {
         let copied = match copy_changes(work, self.buffers, &options, &meter, cancel).await? {
             Delta::Copied(copied) => copied,
             Delta::Useless(why) => {
-                self.discard(&target)?;
+                self.discard(target).await?;
                 return Ok(Err(why));
             }
         };
         meter.finish();
         if self.work.options.audit && self.read_again().await?.digest != copied.digest {
-            self.discard(&target)?;
+            self.discard(target).await?;
             return Ok(Err("the host calls blocks unchanged that changed, which a whole reading found".into()));
         }
         Ok(Ok(self.copied(target, copied, DiskKind::Delta)))

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use blockdev::{ByteLen, ReadAt};
 use vmdk_rs::{CreateOptions, Image, ImageWriter, ParentLink, PlainName, Subformat};
 
-use super::backup::image_options;
+use super::backup::{image_name, image_options};
 use super::{Cancel, Progress};
 use crate::error::{Context, Error, Family, Result};
 use crate::export::{Base, BaseEntry, BlockHashes, DiskEntry, Manifest, Staging, VmEntry, open_hashes, write_hashes};
@@ -228,7 +229,7 @@ fn delta_options(
             parent_folder: Some(folder.clone()),
             ..image_options(config, subformat, disk)
         };
-        match ImageWriter::check(&entry.file, &options) {
+        match ImageWriter::check(&image_name(disk), &options) {
             Ok(()) => return Ok(options),
             Err(error) => last = error.to_string(),
         }
@@ -282,11 +283,12 @@ fn make_hashes(
     Ok(open_hashes(file, capacity, digest)?.ok_or_else(|| "the base changes while it is read".to_owned()))
 }
 
-/// A file that is gone when it is closed.
+/// A file that is gone when it is closed. Not every file system makes one without a name.
 fn nameless() -> std::io::Result<File> {
-    use rustix::fs::{Mode, OFlags};
-    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(std::env::temp_dir(), flags, Mode::RUSR | Mode::WUSR)?.into())
+    let path = std::env::temp_dir().join(format!(".stillframe-{}.hashes", uuid::Uuid::new_v4()));
+    let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    fs::remove_file(path)?;
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ pub(super) async fn make(
         None => None,
     };
     let made = |made: Made| Made { point, ..made };
-    let mut silent = None;
+    let silent;
     let error = match attempt(hypervisor, config, wish, ask, unconsolidated, journal).await {
         Ok(first) => return Ok(made(first)),
         Err((act, error)) => {

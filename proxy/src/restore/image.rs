@@ -1,6 +1,7 @@
 //! A disk of a backup as a file that QEMU runs from: its digest is made while it is written, and made again of what can be read back.
 
-use std::fs::File;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -80,6 +81,8 @@ pub(super) fn write(
         }
     };
     cancel.check()?;
+    // A guest's disk is for its owner alone, as in a backup directory; libvirt gives it to whom it runs the guest as.
+    fs::set_permissions(path, Permissions::from_mode(0o600)).failed(|| format!("cannot keep {name} to its owner"))?;
     watch.finish(total);
     Ok(digest)
 }
@@ -203,6 +206,7 @@ mod tests {
             assert_eq!(write(&disk, &path, format, meter(), &Cancel::never()).unwrap(), expected);
             assert_eq!(read_back(&path, format, meter(), &Cancel::never()).unwrap(), expected);
             use std::os::unix::fs::MetadataExt;
+            assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
             assert!(path.metadata().unwrap().blocks() * 512 < 3 << 20, "zeros take no room in {}", format.name());
         }
         assert!(must_be(&expected, Some(&expected), "x").is_ok() && must_be(&expected, None, "x").is_ok());

@@ -14,6 +14,7 @@ import ssl
 import sys
 import time
 import urllib.parse
+import uuid
 import xml.etree.ElementTree
 
 from pyVim import connect, task as tasks
@@ -246,6 +247,16 @@ def check_areas(vm, snapshot):
         total += sum(area.length for area in info.changedArea)
         start += info.length
     require(0 < total <= disk.capacityInBytes, f"areas: {total} bytes are in use")
+    # Since its own snapshot at most what was written after it; points of other disks are not known.
+    changed, start = [], 0
+    while start < disk.capacityInBytes:
+        info = vm.QueryChangedDiskAreas(snapshot, disk.key, start, disk.backing.changeId)
+        require(info.startOffset == start and info.length > 0, f"changes: [{start}, +{info.length})")
+        changed += [(area.start, area.length) for area in info.changedArea]
+        start += info.length
+    require(sum(length for _, length in changed) < disk.capacityInBytes, f"changes: {changed}")
+    other = str(uuid.uuid4()) + "/1"
+    raises(vim.fault.FileFault, "changes: an unknown point", lambda: vm.QueryChangedDiskAreas(snapshot, disk.key, 0, other))
     beyond = lambda: vm.QueryChangedDiskAreas(snapshot, disk.key, disk.capacityInBytes, "*")
     raises(vmodl.fault.InvalidArgument, "areas: nothing behind the end", beyond)
 

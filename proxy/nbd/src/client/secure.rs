@@ -13,7 +13,7 @@ use crate::tls;
 use crate::{Error, Family, Result, TlsFiles, Uri};
 
 /// What is read from the socket at once under TLS. Of itself rustls reads 4 KiB, a quarter of a record.
-const TLS_READ: usize = 256 << 10;
+const TLS_READ: usize = 128 << 10;
 
 /// What is expected of the other side of TLS, and shown to it.
 #[derive(Clone, Debug)]

@@ -18,6 +18,9 @@ use crate::{Error, Family, Result};
 /// How long the connections after the first may take: a server with a limit on clients lets more connect, and never answers.
 const EXTRA: Duration = Duration::from_secs(2);
 
+/// How long a connection that could not be opened again is left alone, while there are others.
+const LEFT_ALONE: Duration = Duration::from_secs(30);
+
 /// All connections to one export.
 pub(crate) struct Slots {
     dial: Option<Dial>,
@@ -35,17 +38,25 @@ pub(crate) struct Slots {
 
 struct Slot {
     link: Mutex<Arc<Link>>,
-    /// Held by who connects again; the last failure of that, and when it was.
-    again: tokio::sync::Mutex<Option<(Instant, Error)>>,
+    /// Held by who connects again.
+    again: tokio::sync::Mutex<()>,
+    /// The last failure of that, and when it was.
+    failed: Mutex<Option<(Instant, Error)>>,
 }
 
 impl Slot {
     fn new(link: Link) -> Self {
-        Self { link: Mutex::new(Arc::new(link)), again: tokio::sync::Mutex::default() }
+        Self { link: Mutex::new(Arc::new(link)), again: tokio::sync::Mutex::default(), failed: Mutex::default() }
     }
 
     fn link(&self) -> Arc<Link> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The last failure to connect again, if it was not before `since`.
+    fn failed(&self, since: Instant) -> Option<Error> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.as_ref().filter(|(when, _)| *when >= since).map(|(_, error)| error.clone())
     }
 }
 
@@ -123,37 +134,40 @@ impl Slots {
         }
     }
 
-    /// The connection with the most room, in turn among equals, opened again if it was lost.
+    /// The connection with the most room, in turn among equals, opened again if it was lost. While one of several cannot be had, the others serve.
     async fn link(&self, began: Instant) -> Result<Arc<Link>> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let in_turn = (0..self.slots.len()).map(|n| &self.slots[(turn.wrapping_add(n)) % self.slots.len()]);
-        let mut best: Option<(&Slot, usize)> = None;
-        for slot in in_turn {
-            let room = slot.link().room();
-            if best.is_none_or(|(_, most)| room > most) {
-                best = Some((slot, room));
+        let count = self.slots.len();
+        let in_turn = || (0..count).filter_map(|n| self.slots.get(turn.wrapping_add(n) % count));
+        let (mut best, mut most) = (None, 0);
+        for slot in in_turn() {
+            let link = slot.link();
+            let alone = || Instant::now().checked_sub(LEFT_ALONE).is_none_or(|since| slot.failed(since).is_none());
+            if (best.is_none() || link.room() > most) && (link.lost().is_none() || alone()) {
+                (best, most) = (Some(slot), link.room());
             }
         }
-        let (slot, _) = best.ok_or_else(|| Error::usage("a client without connections"))?;
+        let slot = best.or_else(|| in_turn().next()).ok_or_else(|| Error::usage("a client without connections"))?;
         let link = slot.link();
-        match link.lost() {
-            None => Ok(link),
-            Some(error) => self.again(slot, began, error).await,
+        let Some(lost) = link.lost() else { return Ok(link) };
+        match self.again(slot, began, lost).await {
+            Err(error) if matches!(error.family(), Family::Io | Family::Timeout | Family::NotFound) => {
+                in_turn().map(Slot::link).find(|link| link.lost().is_none()).ok_or(error)
+            }
+            done => done,
         }
     }
 
     /// Connects a slot again. Who waits meanwhile takes what comes of it, also the failure.
     async fn again(&self, slot: &Slot, began: Instant, lost: Error) -> Result<Arc<Link>> {
         let Some(dial) = &self.dial else { return Err(lost) };
-        let mut failed = slot.again.lock().await;
+        let _one_at_a_time = slot.again.lock().await;
         let link = slot.link();
         if link.lost().is_none() {
             return Ok(link);
         }
-        if let Some((when, error)) = &*failed
-            && *when >= began
-        {
-            return Err(error.clone());
+        if let Some(error) = slot.failed(began) {
+            return Err(error);
         }
         if self.is_unflushed() {
             self.suspect.store(true, Ordering::Release);
@@ -166,10 +180,12 @@ impl Slots {
             Ok(opened) => {
                 let link = Arc::new(opened);
                 *slot.link.lock().unwrap_or_else(PoisonError::into_inner) = link.clone();
+                *slot.failed.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 Ok(link)
             }
             Err(error) => {
-                *failed = Some((Instant::now(), error.clone()));
+                let failed = Some((Instant::now(), error.clone()));
+                *slot.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
                 Err(error)
             }
         }

@@ -118,7 +118,7 @@ impl Client {
         }
         self.check(at, len)?;
         let minimum = u64::from(self.export().block().minimum);
-        if at % minimum != 0 || len % minimum != 0 {
+        if !at.is_multiple_of(minimum) || !len.is_multiple_of(minimum) {
             return Err(Error::usage(format!("the server wants whole blocks of {minimum} bytes")));
         }
         Ok(())

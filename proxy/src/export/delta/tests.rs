@@ -138,6 +138,10 @@ impl Stage {
     }
 }
 
+fn one(span: Span) -> Vec<Span> {
+    std::iter::once(span).collect()
+}
+
 fn digest(bytes: &[u8]) -> DiskDigest {
     digest_of(&MemDisk::new(bytes.to_vec()), |_| {}).unwrap()
 }
@@ -212,7 +216,7 @@ async fn a_block_is_read_in_the_pieces_that_changed() {
 async fn a_disk_that_changed_where_nothing_is_said_to_have_changed_is_found_out() {
     let stage = Stage::new(before());
     let after = Random(7).bytes(stage.before.len() as u64);
-    let (delta, _) = stage.copy(Frozen::new(&after), vec![0..MIB], stage.base()).await.unwrap();
+    let (delta, _) = stage.copy(Frozen::new(&after), one(0..MIB), stage.base()).await.unwrap();
     assert!(matches!(&delta, Delta::Useless(why) if why.contains("unchanged, and it changed")), "{delta:?}");
 }
 
@@ -241,7 +245,7 @@ async fn a_damaged_base_is_no_base() {
     damaged[MIB as usize + 500_000] ^= 1;
     let hashes = Arc::into_inner(base).unwrap().hashes;
     let base = Arc::new(Base { image: Arc::new(MemDisk::new(damaged)), hashes });
-    let changed = vec![MIB..MIB + PAGE];
+    let changed = one(MIB..MIB + PAGE);
     let (delta, _) = stage.copy(Frozen::new(&stage.before), changed, base).await.unwrap();
     assert!(matches!(&delta, Delta::Useless(why) if why.contains("the base is damaged")), "{delta:?}");
 }
@@ -251,6 +255,6 @@ async fn a_source_that_never_comes_ends_the_run() {
     let stage = Stage::new(before());
     let source = Frozen::new(&stage.before);
     *source.breaks.lock().unwrap() = 1000;
-    let error = stage.copy(source, vec![0..MIB], stage.base()).await.unwrap_err();
+    let error = stage.copy(source, one(0..MIB), stage.base()).await.unwrap_err();
     assert!(error.line().contains("the connection broke"), "{}", error.line());
 }

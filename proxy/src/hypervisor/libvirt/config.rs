@@ -5,6 +5,7 @@ use std::path::Path;
 use libvirt::{Domain as Handle, State, XmlKind};
 
 use super::errors::from_libvirt;
+use super::overlay::run_of_overlay;
 use crate::error::{Error, Family, Result};
 use crate::hypervisor::{ConfigFile, Disk, DiskAddress, NativeDisk, Place, Power, VmConfig, VmId, VmInfo};
 use crate::machine::{Domain, DomainDisk, Firmware};
@@ -157,10 +158,13 @@ async fn disk(domain: &Handle, disk: &DomainDisk) -> Result<Disk> {
                 .hint("its image may be gone; use --exclude-disk to back up the rest"));
         }
     };
+    // Under an overlay of ours lies what users know.
+    let own = run_of_overlay(disk).is_none();
+    let source = if own { disk.source.as_ref() } else { disk.backing.first().map(|(source, _)| source) };
     Ok(Disk {
         address: address(disk)?,
         capacity,
-        file: disk.source.as_ref().map_or_else(|| disk.target.clone(), ToString::to_string),
+        file: source.map_or_else(|| disk.target.clone(), ToString::to_string),
         independent: false,
         raw_device: disk.device == "lun",
         obstacle,

@@ -12,6 +12,7 @@ mod id;
 mod job;
 mod lookup;
 mod offline;
+mod overlay;
 mod points;
 mod rebuild;
 mod scratch;
@@ -44,7 +45,7 @@ use crate::transport::Route;
 const LATE_THAWS: u32 = 3;
 
 /// A libvirt host.
-pub struct LibvirtHost {
+pub(super) struct LibvirtHost {
     uri: LibvirtUri,
     description: String,
     host: String,
@@ -64,7 +65,7 @@ impl LibvirtHost {
     ///
     /// # Errors
     /// libvirt's, with what to do.
-    pub async fn connect(uri: &LibvirtUri, limit: Option<Duration>) -> Result<Self> {
+    pub(super) async fn connect(uri: &LibvirtUri, limit: Option<Duration>) -> Result<Self> {
         let connections = Connections::open(uri).await?;
         let connection = connections.get().await?;
         let version = |(major, minor, release)| format!("{major}.{minor}.{release}");
@@ -109,29 +110,33 @@ impl LibvirtHost {
     /// What of ours keeps disks of `vm` still, or is left of that.
     async fn kept(&self, vm: &VmId) -> Result<Vec<Snapshot>> {
         let domain = self.connections.domain(vm).await?;
+        let mut all = self.listed(&domain, vm).await?;
         let running = self.any_running(&domain).await?.and_then(|running| running.run);
-        let mut all: Vec<_> = running.into_iter().map(|run| (Kind::Job, run)).collect();
+        all.extend(running.map(|run| self.kept_by(Kind::Job, run, vm)));
         for mark in self.scratch.of_vm(vm) {
-            if running == Some(mark.run) {
+            let overlay = Id { kind: Kind::Overlay, run: mark.run, vm: vm.clone() }.to_snapshot();
+            if running == Some(mark.run) || all.iter().any(|snapshot| snapshot.id == overlay) {
                 continue;
             }
             let offline = Id { kind: Kind::Offline, run: mark.run, vm: vm.clone() };
             let kind = if self.holds_images(&offline).await { Kind::Offline } else { Kind::Scratch };
-            all.push((kind, mark.run));
+            all.push(self.kept_by(kind, mark.run, vm));
         }
-        let described = |(kind, run): (Kind, RunId)| {
-            let mark = self.scratch.mark(run).map(|mark| mark.description);
-            Snapshot {
-                id: Id { kind, run, vm: vm.clone() }.to_snapshot(),
-                name: SNAPSHOT_NAME.to_owned(),
-                // On another machine only the run is known, by the names of its scratch files.
-                description: mark.unwrap_or_else(|| format!("stillframe run={run}")),
-                created: String::new(),
-                quiesced: false,
-                depth: 0,
-            }
-        };
-        Ok(all.into_iter().map(described).collect())
+        Ok(all)
+    }
+
+    /// What stands for a snapshot of `run`.
+    fn kept_by(&self, kind: Kind, run: RunId, vm: &VmId) -> Snapshot {
+        let mark = self.scratch.mark(run).map(|mark| mark.description);
+        Snapshot {
+            id: Id { kind, run, vm: vm.clone() }.to_snapshot(),
+            name: SNAPSHOT_NAME.to_owned(),
+            // On another machine only the run is known, by the names of its scratch files.
+            description: mark.unwrap_or_else(|| format!("stillframe run={run}")),
+            created: String::new(),
+            quiesced: false,
+            depth: 0,
+        }
     }
 }
 
@@ -184,11 +189,8 @@ impl Hypervisor for LibvirtHost {
         }
         match request.route {
             Route::Nbd | Route::NbdSsl => self.create_job(request).await,
-            Route::Direct | Route::Https => Err(Error::new(
-                Family::Unsupported,
-                format!("a running machine is not read over {} yet", request.route),
-            )
-            .hint("use --transport nbd")),
+            Route::Direct => self.create_overlays(request).await,
+            Route::Https => Err(Error::new(Family::Unsupported, "a libvirt host has no datastores over HTTPS")),
         }
     }
 
@@ -215,7 +217,8 @@ impl Hypervisor for LibvirtHost {
         match id.kind {
             Kind::Job => self.job_disks(&id).await,
             Kind::Offline => self.offline_disks(&id).await,
-            Kind::Overlay | Kind::Scratch => Err(Error::new(Family::Failed, format!("{snapshot} keeps no disk still"))),
+            Kind::Overlay => self.overlay_disks(&id, &self.vm_config(&id.vm).await?.disks).await,
+            Kind::Scratch => Err(Error::new(Family::Failed, format!("{snapshot} keeps no disk still"))),
         }
     }
 
@@ -224,7 +227,7 @@ impl Hypervisor for LibvirtHost {
         match id.kind {
             Kind::Job | Kind::Scratch => self.end_job(&id).await,
             Kind::Offline => self.close_images(&id).await,
-            Kind::Overlay => Ok(()),
+            Kind::Overlay => self.end_overlays(&id).await,
         }
     }
 

@@ -39,8 +39,26 @@ pub(super) struct Server {
 }
 
 /// The servers of one run.
+#[derive(Default)]
 pub(super) struct Offline {
     servers: Vec<Server>,
+}
+
+impl Offline {
+    pub(super) fn add(&mut self, server: Server) {
+        self.servers.push(server);
+    }
+
+    pub(super) fn servers(&self) -> impl Iterator<Item = &Server> {
+        self.servers.iter()
+    }
+
+    /// Ends them all, and waits for that.
+    pub(super) async fn end(self) {
+        for server in self.servers {
+            server.end().await;
+        }
+    }
 }
 
 impl LibvirtHost {
@@ -76,7 +94,7 @@ impl LibvirtHost {
     }
 
     async fn open_all(&self, request: &FreezeRequest<'_>, domain: &Handle, stored: &Domain) -> Result<Offline> {
-        let mut offline = Offline { servers: Vec::new() };
+        let mut offline = Offline::default();
         for disk in request.vm.disks.iter().filter(|disk| request.disks.contains(&disk.address)) {
             let target = disk.alias.clone().unwrap_or_default();
             let within = |error: Error| error.within(format!("cannot open {target} of {}", request.vm.info.name));
@@ -87,7 +105,7 @@ impl LibvirtHost {
             let options = self.image_options(&source, format.as_deref().unwrap_or("raw")).await.map_err(within)?;
             let socket = self.scratch.socket(request.run, &target)?;
             let server = Server::start(&target, &options, &socket).await;
-            offline.servers.push(server.map_err(within)?);
+            offline.add(server.map_err(within)?);
         }
         // Between the look at its state and the locks it may have started; then the locks were not had, or it does not start any more.
         if Standing::of(domain).await?.is_active() {
@@ -147,8 +165,8 @@ impl LibvirtHost {
     /// Lets the images go.
     pub(super) async fn close_images(&self, id: &Id) -> Result<()> {
         let held = self.offline.lock().await.remove(&id.to_snapshot().0);
-        for server in held.map(|offline| offline.servers).unwrap_or_default() {
-            server.end().await;
+        if let Some(offline) = held {
+            offline.end().await;
         }
         self.scratch.remove(id.run)
     }
@@ -177,6 +195,10 @@ impl Server {
         let uri = Uri::unix(socket, "disk");
         let keeper = keep(&mut process, &uri, socket).await?;
         Ok(Self { target: target.to_owned(), uri, process, keeper })
+    }
+
+    pub(super) fn target(&self) -> &str {
+        &self.target
     }
 
     pub(super) const fn uri(&self) -> &Uri {

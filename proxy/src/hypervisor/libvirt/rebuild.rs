@@ -57,6 +57,10 @@ impl DomainHost for LibvirtHost {
             Err(gone) if gone.family() == Family::NoVm => return Ok(()),
             domain => domain?,
         };
+        if domain.id().is_some() {
+            let what = format!("{} runs, and stays defined", domain.name());
+            return Err(Error::new(Family::LeftBehind, what).hint("stop it first"));
+        }
         let keep = Undefine {
             snapshots_metadata: true,
             checkpoints_metadata: true,
@@ -87,6 +91,11 @@ impl DomainHost for LibvirtHost {
     }
 
     fn tpm_folder(&self) -> PathBuf {
-        PathBuf::from("/var/lib/libvirt/swtpm")
+        if !self.uri.is_session() {
+            return PathBuf::from("/var/lib/libvirt/swtpm");
+        }
+        let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".config");
+        let config = std::env::var_os("XDG_CONFIG_HOME").map_or_else(home, PathBuf::from);
+        config.join("libvirt/qemu/swtpm")
     }
 }

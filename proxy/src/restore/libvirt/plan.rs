@@ -218,8 +218,9 @@ pub(super) async fn refuse_living(host: &dyn DomainHost, place: &str, name: &str
 /// How many bytes of data go where.
 fn needed(backup: &Backup, disks: &[PlannedDisk]) -> Vec<(PathBuf, u64)> {
     let stored = |disk: &PlannedDisk| {
-        let manifest = backup.manifest.as_ref()?;
-        manifest.disks.iter().find(|entry| entry.address == disk.address).map(|entry| entry.bytes_stored)
+        let entry = backup.manifest.as_ref()?.disks.iter().find(|entry| entry.address == disk.address)?;
+        // Of a delta only the changes are counted, and the disk holds at least that.
+        Some(entry.bytes_stored)
     };
     disks.iter().filter_map(|disk| Some((disk.to.clone(), stored(disk)?))).collect()
 }
