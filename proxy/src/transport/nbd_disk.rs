@@ -1,5 +1,7 @@
 //! An NBD export as a disk for readers that wait: small reads go through the cache, large ones straight to the server.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use blockdev::{ByteLen, ByteOffset, Extent, ReadAt, ReadError};
 use bytes::Bytes;
@@ -13,14 +15,31 @@ use crate::error::{Error, Family};
 pub(crate) struct NbdDisk {
     cache: Cached<Client>,
     direct: Disk,
+    runtime: Handle,
 }
+
+/// So long a server may take for a good-bye.
+const LONGEST_GOODBYE: Duration = Duration::from_millis(500);
 
 impl NbdDisk {
     /// The whole export of `client`.
     pub(crate) fn new(client: Client, runtime: Handle) -> Self {
         let direct = client.disk(runtime.clone());
         let size = ByteLen(client.size());
-        Self { cache: Cached::new(client, size, AHEAD, runtime), direct }
+        Self { cache: Cached::new(client, size, AHEAD, runtime.clone()), direct, runtime }
+    }
+}
+
+/// Servers write into their logs who leaves without a word.
+impl Drop for NbdDisk {
+    fn drop(&mut self) {
+        let client = self.direct.client().clone();
+        let (done, wait) = std::sync::mpsc::channel();
+        self.runtime.spawn(async move {
+            client.close().await;
+            let _ = done.send(()); // nobody may wait any more
+        });
+        let _ = wait.recv_timeout(LONGEST_GOODBYE); // a runtime that has ended says nothing
     }
 }
 

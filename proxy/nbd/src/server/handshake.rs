@@ -311,7 +311,7 @@ impl Round<'_> {
             return self.unknown(option, name);
         }
         let meant = |query: &&[u8]| *query == ALLOCATION.as_bytes() || (!set && *query == b"base:");
-        let granted = queries.iter().any(|query| meant(query)) || (!set && queries.is_empty());
+        let granted = queries.iter().any(meant) || (!set && queries.is_empty());
         if granted {
             let id = if set { ALLOCATION_ID } else { 0 };
             self.reply(option, reply::META_CONTEXT, &[&id.to_be_bytes(), ALLOCATION.as_bytes()].concat());
