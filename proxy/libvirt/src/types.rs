@@ -150,6 +150,12 @@ pub struct BlockJob {
 }
 
 impl BlockJob {
+    /// Whether it brings the topmost image into one below (`VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT`).
+    #[must_use]
+    pub const fn is_active_commit(&self) -> bool {
+        self.kind == 4
+    }
+
     /// Whether an active commit may be ended with a pivot, or is over.
     #[must_use]
     pub const fn is_ready(&self) -> bool {

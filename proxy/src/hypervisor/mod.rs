@@ -82,9 +82,8 @@ pub trait Hypervisor: Send + Sync {
         false
     }
 
-    /// Thaws a guest that a run of ours had frozen during this `boot` of the machine. Thawed already, stopped or started anew counts as
-    /// success.
-    async fn thaw(&self, _: &VmId, _boot: Option<&str>) -> Result<()> {
+    /// Thaws a guest that a run of ours had frozen. Thawed already, stopped or started anew counts as success.
+    async fn thaw(&self, _: &VmId) -> Result<()> {
         Ok(())
     }
 
@@ -101,8 +100,8 @@ pub trait Hypervisor: Send + Sync {
     /// Removes a point that we made. Gone already counts as success.
     async fn forget_point(&self, vm: &VmId, point: &str) -> Result<()>;
 
-    /// Removes all points that we made of this VM but the newest `keep`; answers their names.
-    async fn prune_points(&self, vm: &VmId, keep: usize) -> Result<Vec<String>>;
+    /// Removes all points that we made of this VM but the newest `keep` and those in `needed`; answers their names.
+    async fn prune_points(&self, vm: &VmId, keep: usize, needed: &[String]) -> Result<Vec<String>>;
 
     /// Waits until no task that somebody started earlier can still make a snapshot of this VM.
     async fn settle(&self, vm: &VmId) -> Result<()>;

@@ -262,7 +262,7 @@ impl Hypervisor for VSphere {
         Ok(())
     }
 
-    async fn prune_points(&self, _: &VmId, _: usize) -> Result<Vec<String>> {
+    async fn prune_points(&self, _: &VmId, _: usize, _: &[String]) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
 

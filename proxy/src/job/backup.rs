@@ -6,7 +6,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use vmdk_rs::{AdapterType, CreateOptions, ImageWriter, Subformat};
 
-use super::freeze::{choose_disks, consistency_of, frozen_disks, refuse_preexisting};
+use super::freeze::{choose_disks, consistency_of, frozen_disks, refuse_changed, refuse_preexisting};
 use super::one_disk::{Copying, OneDisk};
 use super::since::Since;
 use super::snapshot::{Made, Quiesce, Wish, make, remove_and_verify, still_there, thaw_late};
@@ -102,6 +102,12 @@ pub async fn backup(
         Some(earlier) => Some(Since::open(earlier, &staging, connected, &config, &disks, progress, cancel).await?),
     };
 
+    if since.is_some() {
+        // Opening an earlier backup may have taken long.
+        let now = cancel.or_stop(hypervisor.config(&vm.moref)).await?;
+        refuse_changed(&config, &now)?;
+    }
+
     let mut journal = Journal::begin(state, run, &options.command, &connected.uri.to_string())?;
     let throttle = options.bandwidth.map(Throttle::new);
     let work = Work { connected, config, options, progress, cancel, route, throttle, staging, since, skipped, run };
@@ -182,7 +188,10 @@ impl Work<'_> {
     /// Old points cost the host memory and writes. Those that nobody can remove now are removed by a later run.
     async fn prune(&self) {
         let vm = &self.config.info;
-        match self.connected.hypervisor.prune_points(&vm.moref, self.options.keep_points).await {
+        // Who names one full backup every day has differentials, and goes on needing its points.
+        let points = self.since.as_ref().map(Since::points).unwrap_or_default();
+        let needed: Vec<String> = points.into_iter().map(|(_, point)| point).collect();
+        match self.connected.hypervisor.prune_points(&vm.moref, self.options.keep_points, &needed).await {
             Ok(gone) if gone.is_empty() => {}
             Ok(gone) => tracing::info!("{}: removed old checkpoints: {}", vm.name, gone.join(", ")),
             Err(error) => tracing::warn!("{}: old checkpoints are not removed: {}", vm.name, error.line()),

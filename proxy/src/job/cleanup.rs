@@ -138,7 +138,7 @@ async fn undo_on(hypervisor: &dyn Hypervisor, run: RunId, act: &OpenAct) -> Resu
     match &act.what {
         Act::Directory { .. } | Act::Mount { .. } | Act::Placed { .. } => Ok(()), // they are undone without it
         Act::Snapshot { .. } => undo_snapshot(hypervisor, run, act).await,
-        Act::Freeze { vm, boot, .. } => match hypervisor.thaw(vm, boot.as_deref()).await {
+        Act::Freeze { vm, .. } => match hypervisor.thaw(vm).await {
             Err(gone) if gone.family() == Family::NoVm => Ok(()),
             thawed => thawed,
         },

@@ -67,6 +67,18 @@ pub(super) async fn refuse_preexisting(connected: &Connected, config: &VmConfig)
     }
 }
 
+/// A machine that was started, stopped or given other disks since it was looked at would be backed up as what it is not.
+pub(super) fn refuse_changed(then: &VmConfig, now: &VmConfig) -> Result<()> {
+    let disks = |config: &VmConfig| -> Vec<_> {
+        config.disks.iter().map(|disk| (disk.address, disk.file.clone(), disk.capacity)).collect()
+    };
+    if then.info.power == now.info.power && then.boot == now.boot && disks(then) == disks(now) {
+        return Ok(());
+    }
+    Err(Error::new(Family::Failed, format!("{} was started, stopped or changed meanwhile", then.info.name))
+        .hint("run it again"))
+}
+
 /// In which state the frozen disks are. Where the guest was to be quiesced and was not, that is a warning, or an error if it was required.
 pub(super) fn consistency_of(
     tools: &str,

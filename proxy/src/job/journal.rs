@@ -41,8 +41,6 @@ pub enum Act {
         vm: VmId,
         /// Its display name, for messages.
         vm_name: String,
-        /// Which start of the machine it was, if the hypervisor tells: what a guest had frozen ends with it.
-        boot: Option<String>,
     },
     /// A point in the change log of a VM, of which nothing may be left unless the backup that stands for it is complete.
     Point {

@@ -206,6 +206,10 @@ fn fits(entry: &DiskEntry, disk: &Disk) -> Result<String, String> {
     {
         return Err("another disk was plugged in there then".into());
     }
+    // Where disks have no UUID, only the image tells whether it is the same one.
+    if (entry.uuid.is_none() || disk.uuid.is_none()) && entry.source != disk.root_file() {
+        return Err(format!("it was {} then, and is {} now", entry.source, disk.root_file()));
+    }
     entry.change_id.clone().ok_or_else(|| "its blocks were not tracked then".into())
 }
 

@@ -112,7 +112,7 @@ pub(super) async fn thaw_late(
 ) -> Result<()> {
     let Some(act) = snapshot.freeze else { return Ok(()) };
     let vm = &config.info;
-    match hypervisor.thaw(&vm.moref, config.boot.as_deref()).await {
+    match hypervisor.thaw(&vm.moref).await {
         Ok(()) => journal.settle(act),
         Err(error) => Err(Error::new(Family::LeftBehind, format!("{} may be left frozen", vm.name))
             .caused_by(error)
@@ -163,7 +163,7 @@ async fn attempt(
     let act = journal.intend(intent).map_err(|error| (Acts::default(), error))?;
     let mut acts = Acts { snapshot: act, freeze: None };
     if quiesce && hypervisor.freezes_by_hand() {
-        let freeze = Act::Freeze { vm: vm.moref.clone(), vm_name: vm.name.clone(), boot: config.boot.clone() };
+        let freeze = Act::Freeze { vm: vm.moref.clone(), vm_name: vm.name.clone() };
         acts.freeze = Some(journal.intend(freeze).map_err(|error| (acts, error))?);
     }
     let began = Instant::now();

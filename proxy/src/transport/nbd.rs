@@ -10,7 +10,7 @@ use nbd::{Client, Options, ReadStream, Status};
 
 use super::{Allocation, ByteStream, FrozenDisk, NbdDisk, Span, from_nbd};
 use crate::error::{Error, Family, Result};
-use crate::hypervisor::{Disk, Fault, NbdExport, with_fault};
+use crate::hypervisor::{Disk, NbdExport};
 
 /// The context that tells data from holes and zeros.
 const ALLOCATION: &str = "base:allocation";
@@ -18,6 +18,9 @@ const ALLOCATION: &str = "base:allocation";
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// More runs than this are no map any more: each costs memory, here and in the plan of the copy.
 const MAX_RUNS: usize = 4 << 20;
+/// From so many spans on, those that lie near each other are read as one, so that a disk in shreds costs no memory.
+const MANY_SPANS: usize = 64 << 10;
+const NEAR: u64 = 1 << 20;
 
 /// Opens a frozen disk.
 pub(super) async fn open(frozen: &NbdExport, disk: &Disk) -> Result<Box<dyn FrozenDisk>> {
@@ -31,6 +34,11 @@ pub(super) async fn open(frozen: &NbdExport, disk: &Disk) -> Result<Box<dyn Froz
         return Err(Error::new(Family::Corrupt, what).hint("the disk was resized meanwhile; run it again"));
     }
     Ok(Box::new(NbdFrozen { client, changes: frozen.changes.clone(), unknown: frozen.unknown.clone() }))
+}
+
+/// How far apart two spans may lie that are read as one.
+const fn slack(spans: usize) -> u64 {
+    if spans < MANY_SPANS { 0 } else { NEAR }
 }
 
 struct NbdFrozen {
@@ -58,9 +66,10 @@ impl NbdFrozen {
             if end <= at || spans.len() > MAX_RUNS {
                 return Allocation::Unknown(format!("what the NBD server tells of {context} has no use"));
             }
+            let joined = spans.len();
             for run in runs.iter().filter(|run| wanted(run)) {
                 match spans.last_mut() {
-                    Some(last) if last.end >= run.start => last.end = run.end().min(size),
+                    Some(last) if last.end.saturating_add(slack(joined)) >= run.start => last.end = run.end().min(size),
                     _ => spans.push(run.start..run.end().min(size)),
                 }
             }
@@ -118,10 +127,7 @@ fn from_server(error: nbd::Error) -> Error {
             "check the certificates: nbd-tls=DIR in the connection URI names ours, backup_tls_x509_cert_dir in qemu.conf the host's"
         }
         Theirs::NotFound => "the export, its socket or a certificate is not there; did the machine stop?",
-        Theirs::Timeout | Theirs::Protocol => {
-            let line = error.line();
-            return with_fault(Error::new(from_nbd(error).family(), "the NBD server failed"), Fault::MayPass, line);
-        }
+        // The client has tried again what may pass.
         _ => return from_nbd(error),
     };
     from_nbd(error).hint(hint)

@@ -1,6 +1,5 @@
 //! What a domain is made of, in the product's words.
 
-use std::path::Path;
 
 use libvirt::{Domain as Handle, State, XmlKind};
 
@@ -136,8 +135,9 @@ fn files_of(domain: &Handle, live: &Domain, local: bool) -> (Vec<ConfigFile>, Ve
         let folder = format!("/var/lib/libvirt/swtpm/{}/tpm{version}", domain.uuid());
         let state = if version == "2" { "tpm2-00.permall" } else { "tpm-00.permall" };
         let path = format!("{folder}/{state}");
-        // A TPM that was never used has no state yet.
-        if !local || Path::new(&path).exists() {
+        // A TPM that was never used has no state yet. What may not be looked at may be there: then reading it fails, and says why.
+        let unused = std::fs::metadata(&path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        if !local || !unused {
             add(path, true, "the state of the TPM");
         }
     }

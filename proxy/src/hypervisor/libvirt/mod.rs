@@ -202,12 +202,9 @@ impl Hypervisor for LibvirtHost {
         self.debts.has(vm)
     }
 
-    async fn thaw(&self, vm: &VmId, boot: Option<&str>) -> Result<()> {
-        let domain = self.connections.domain(vm).await?;
-        let same = domain.id().is_some_and(|id| boot.is_none_or(|boot| boot == id.to_string()));
-        if same {
-            window::thaw(&self.connections, vm, FREEZE_LIMIT, LATE_THAWS).await?;
-        }
+    async fn thaw(&self, vm: &VmId) -> Result<()> {
+        // Also under another id than then: memory that was saved, and the freeze with it, comes back under a new one.
+        window::thaw(&self.connections, vm, FREEZE_LIMIT, LATE_THAWS).await?;
         self.debts.paid(vm);
         Ok(())
     }
@@ -240,8 +237,8 @@ impl Hypervisor for LibvirtHost {
         self.delete_point(&domain, point).await
     }
 
-    async fn prune_points(&self, vm: &VmId, keep: usize) -> Result<Vec<String>> {
-        self.prune(vm, keep).await
+    async fn prune_points(&self, vm: &VmId, keep: usize, needed: &[String]) -> Result<Vec<String>> {
+        self.prune(vm, keep, needed).await
     }
 
     async fn settle(&self, _: &VmId) -> Result<()> {

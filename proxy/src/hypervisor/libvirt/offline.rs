@@ -3,6 +3,7 @@
 //! A server ends with its last client. One client is kept for as long as the disks are needed, so the servers end when we do, however
 //! that happens.
 
+use std::fs::File;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -18,7 +19,7 @@ use super::config::Standing;
 use super::errors::from_libvirt;
 use super::id::{Id, Kind};
 use crate::error::{Context, Error, Family, Result};
-use crate::hypervisor::{Disk, FreezeRequest, Frozen, NativeDisk, NbdExport};
+use crate::hypervisor::{Disk, FreezeRequest, Frozen, NativeDisk, NbdExport, VmId};
 use crate::machine::{Domain, NetworkHost, Source};
 use crate::transport::from_nbd;
 
@@ -32,6 +33,8 @@ const MAX_SAID: u64 = 4096;
 
 /// A server of ours.
 pub(super) struct Server {
+    /// Keeps QEMU from writing to a raw image, which the server alone does not.
+    lock: Option<File>,
     target: String,
     uri: Uri,
     process: Child,
@@ -104,8 +107,11 @@ impl LibvirtHost {
                 .ok_or_else(|| within(Error::new(Family::Failed, "it was taken out of the machine meanwhile")))?;
             let options = self.image_options(&source, format.as_deref().unwrap_or("raw")).await.map_err(within)?;
             let socket = self.scratch.socket(request.run, &target)?;
-            let server = Server::start(&target, &options, &socket).await;
-            offline.add(server.map_err(within)?);
+            let mut server = Server::start(&target, &options, &socket).await.map_err(within)?;
+            if let Source::File(path) = &source {
+                server.lock(Path::new(path)).map_err(within)?;
+            }
+            offline.add(server);
         }
         // Between the look at its state and the locks it may have started; then the locks were not had, or it does not start any more.
         if Standing::of(domain).await?.is_active() {
@@ -156,10 +162,20 @@ impl LibvirtHost {
     }
 
     /// Whether we hold the images of that run, all of them.
+    /// A machine that runs writes to them, whatever locks there are: network disks have none.
     pub(super) async fn holds_images(&self, id: &Id) -> bool {
+        if id.kind == Kind::Offline && !self.stands_still(&id.vm).await {
+            return false;
+        }
         let mut held = self.offline.lock().await;
         let Some(offline) = held.get_mut(&id.to_snapshot().0) else { return false };
         offline.servers.iter_mut().all(|server| matches!(server.process.try_wait(), Ok(None)))
+    }
+
+    /// Whether the machine is known not to run.
+    async fn stands_still(&self, vm: &VmId) -> bool {
+        let Ok(domain) = self.connections.domain(vm).await else { return false };
+        Standing::of(&domain).await.is_ok_and(|standing| !standing.is_active())
     }
 
     /// Lets the images go.
@@ -194,7 +210,27 @@ impl Server {
         })?;
         let uri = Uri::unix(socket, "disk");
         let keeper = keep(&mut process, &uri, socket).await?;
-        Ok(Self { target: target.to_owned(), uri, process, keeper })
+        Ok(Self { lock: None, target: target.to_owned(), uri, process, keeper })
+    }
+
+    /// Locks an image as QEMU does that lets nobody write: a shared lock on the byte which says so (`RAW_LOCK_SHARED_BASE` and
+    /// `BLK_PERM_WRITE` of its `block/file-posix.c`), after a look whether somebody writes.
+    fn lock(&mut self, path: &Path) -> Result<()> {
+        let what = || format!("cannot lock {}", path.display());
+        let file = File::open(path).failed(what)?;
+        let busy = || {
+            Error::new(Family::Failed, format!("its image {} is in use", path.display()))
+                .hint("the machine was started meanwhile, or something else writes to the image")
+        };
+        nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock_of(MAY_NOT_WRITE))).map_err(|_| busy())?;
+        let mut writes = lock_of(WRITES);
+        writes.l_type = nix::libc::F_WRLCK as nix::libc::c_short;
+        nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_GETLK(&mut writes)).failed(what)?;
+        if writes.l_type != nix::libc::F_UNLCK as nix::libc::c_short {
+            return Err(busy());
+        }
+        self.lock = Some(file);
+        Ok(())
     }
 
     pub(super) fn target(&self) -> &str {
@@ -215,6 +251,21 @@ impl Server {
         if tokio::time::timeout(END_LIMIT, self.process.wait()).await.is_err() {
             let _ = self.process.kill().await; // it is our child, and nobody reads from it
         }
+    }
+}
+
+/// The byte of an image that QEMU locks when nobody else may write, and the one when it writes itself.
+const MAY_NOT_WRITE: i64 = 201;
+const WRITES: i64 = 101;
+
+/// A shared lock on one byte.
+const fn lock_of(byte: i64) -> nix::libc::flock {
+    nix::libc::flock {
+        l_type: nix::libc::F_RDLCK as nix::libc::c_short,
+        l_whence: nix::libc::SEEK_SET as nix::libc::c_short,
+        l_start: byte,
+        l_len: 1,
+        l_pid: 0,
     }
 }
 

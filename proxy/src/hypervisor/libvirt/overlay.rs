@@ -73,12 +73,16 @@ impl LibvirtHost {
         let passed = match self.window(&domain, vm).pass(request.quiesce, Begin::Overlay { snapshot }).await {
             Ok(passed) => passed,
             Err(failure) => {
-                if !self.has_overlays(&domain, request.run).await.unwrap_or(true) {
-                    self.scratch.remove(request.run)?;
-                }
-                return Err(match failure {
+                let error = match failure {
                     Failure::Freeze(error) => error,
                     Failure::Begin(error) => from_libvirt(error).within("libvirt did not make the overlays"),
+                };
+                if self.is_named(&domain, request.run).await.unwrap_or(true) {
+                    return Err(error); // the journal's act is undone, which merges
+                }
+                return Err(match self.scratch.remove(request.run) {
+                    Ok(()) => error,
+                    Err(left) => error.and_left(&left),
                 });
             }
         };
@@ -126,8 +130,18 @@ impl LibvirtHost {
         Ok(disks.collect())
     }
 
-    async fn has_overlays(&self, domain: &Handle, run: RunId) -> Result<bool> {
-        Ok(!self.overlays_of(domain, run).await?.is_empty())
+    /// Whether the machine, as it runs or as it is stored, names anything of `run`, at the top of a chain or below.
+    async fn is_named(&self, domain: &Handle, run: RunId) -> Result<bool> {
+        let folder = format!("/{}/", name_of(run));
+        for inactive in [false, true] {
+            let kind = XmlKind { inactive, ..XmlKind::default() };
+            match domain.xml(kind).await {
+                Ok(xml) if xml.contains(&folder) => return Ok(true),
+                Ok(_) => {}
+                Err(error) => return Err(from_libvirt(error)),
+            }
+        }
+        Ok(false)
     }
 
     /// The targets that write to overlays of `run`.
@@ -165,6 +179,7 @@ impl LibvirtHost {
             offline.end().await; // nobody may read what is about to be written
         }
         let domain = match self.connections.domain(&id.vm).await {
+            // What a machine that is gone wrote last is in them: then they stay, and this says so.
             Err(gone) if gone.family() == Family::NoVm => return self.scratch.remove(id.run),
             domain => domain?,
         };
@@ -174,8 +189,10 @@ impl LibvirtHost {
                 if active { merge(&domain, &target).await } else { self.merge_offline(&domain, &target, id).await };
             merged.map_err(|e| e.within(format!("cannot bring the overlay of {target} of {} back", domain.name())))?;
         }
-        if self.has_overlays(&domain, id.run).await? {
-            return Err(Error::new(Family::Failed, format!("{} still writes to an overlay", domain.name())));
+        if self.is_named(&domain, id.run).await? {
+            let what = format!("{} still uses an overlay of ours, below images of somebody else", domain.name());
+            return Err(Error::new(Family::LeftBehind, what)
+                .hint("remove the snapshots that were made since, then run `stillframe cleanup`"));
         }
         for (name, xml) in domain.snapshots().await.map_err(from_libvirt)? {
             let root = Element::parse(&xml).failed(|| format!("the snapshot {name} cannot be read"))?;
@@ -186,12 +203,14 @@ impl LibvirtHost {
                 }
             }
         }
-        self.scratch.remove(id.run)
+        self.scratch.remove_merged(id.run)
     }
 
     /// The same for a machine that does not run: `qemu-img commit`, and its description names the image below again.
     async fn merge_offline(&self, domain: &Handle, target: &str, id: &Id) -> Result<()> {
-        let stored = domain.xml(XmlKind { inactive: true, ..XmlKind::default() }).await.map_err(from_libvirt)?;
+        // With its passwords: it is defined again as a whole.
+        let kind = XmlKind { inactive: true, secure: true, ..XmlKind::default() };
+        let stored = domain.xml(kind).await.map_err(from_libvirt)?;
         let mut stored = Domain::parse(&stored)?;
         let overlay = stored.disks().into_iter().find(|disk| disk.target == target).and_then(|disk| disk.source);
         let (base, format) = self.base_of(domain, target, id.run).await?;
@@ -226,8 +245,13 @@ impl LibvirtHost {
 /// Brings the overlay of a running machine into the image below.
 async fn merge(domain: &Handle, target: &str) -> Result<()> {
     let how = BlockCommit { active: true, shallow: true, delete: false };
-    if domain.block_job_info(target).await.map_err(from_libvirt)?.is_none() {
-        domain.block_commit(target, None, None, how).await.map_err(from_libvirt)?;
+    match domain.block_job_info(target).await.map_err(from_libvirt)? {
+        None => domain.block_commit(target, None, None, how).await.map_err(from_libvirt)?,
+        Some(job) if job.is_active_commit() => {} // a merge of ours that was broken off
+        Some(_) => {
+            return Err(Error::new(Family::Failed, "another block job is at work on it")
+                .hint("`virsh blockjob` shows it; wait until it is done"));
+        }
     }
     let (mut done, mut since) = (0, Instant::now());
     loop {

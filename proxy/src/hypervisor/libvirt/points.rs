@@ -83,8 +83,8 @@ impl LibvirtHost {
         Ok(())
     }
 
-    /// Removes our checkpoints but the newest `keep`; answers their names.
-    pub(super) async fn prune(&self, vm: &VmId, keep: usize) -> Result<Vec<String>> {
+    /// Removes our checkpoints but the newest `keep` and those in `needed`; answers their names.
+    pub(super) async fn prune(&self, vm: &VmId, keep: usize, needed: &[String]) -> Result<Vec<String>> {
         let domain = self.connections.domain(vm).await?;
         if domain.id().is_none() {
             return Ok(Vec::new()); // it is done when the machine runs again
@@ -99,7 +99,7 @@ impl LibvirtHost {
         ours.sort_by_key(|(created, _)| *created);
         let surplus = ours.len().saturating_sub(keep);
         let mut gone = Vec::new();
-        for (_, name) in ours.into_iter().take(surplus) {
+        for (_, name) in ours.into_iter().take(surplus).filter(|(_, name)| !needed.contains(name)) {
             self.delete_point(&domain, &name).await?;
             gone.push(name);
         }

@@ -103,8 +103,23 @@ impl Scratch {
         Ok(())
     }
 
-    /// Removes the folder of `run` with all in it. Gone already counts as success.
+    /// Removes the folder of `run` with all in it, unless an overlay is among that: a machine may write to it. Gone already counts as success.
+    ///
+    /// # Errors
+    /// [`Family::LeftBehind`] with an overlay in it.
     pub(super) fn remove(&self, run: RunId) -> Result<()> {
+        let folder = self.folder(run);
+        if self.local && self.holds(run, "overlay") {
+            let what = format!("an overlay in {} may hold what the machine wrote", folder.display());
+            return Err(Error::new(Family::LeftBehind, what).hint(
+                "`virsh domblklist` shows whether the machine writes to it: then `virsh blockcommit --active --pivot`; remove the folder by hand when nothing names it",
+            ));
+        }
+        self.remove_merged(run)
+    }
+
+    /// Removes the folder of `run`, whose overlays are known to be used by nobody.
+    pub(super) fn remove_merged(&self, run: RunId) -> Result<()> {
         if !self.local {
             return Ok(());
         }
@@ -119,8 +134,13 @@ impl Scratch {
 
     /// Whether a scratch file of `run` is still there, as far as can be seen from here.
     pub(super) fn holds_files(&self, run: RunId) -> bool {
+        self.local && self.holds(run, "scratch")
+    }
+
+    /// Whether the folder of `run` has a file that ends so.
+    fn holds(&self, run: RunId, end: &str) -> bool {
         let Ok(entries) = fs::read_dir(self.folder(run)) else { return false };
-        self.local && entries.flatten().any(|entry| entry.path().extension().is_some_and(|e| e == "scratch"))
+        entries.flatten().any(|entry| entry.path().extension().is_some_and(|e| e == end))
     }
 
     /// What the folder of `run` says of itself.
@@ -168,6 +188,19 @@ mod tests {
         scratch.remove(run).unwrap();
         scratch.remove(run).unwrap();
         assert!(scratch.of_vm(&vm).is_empty() && !scratch.holds_files(run));
+    }
+
+    #[test]
+    fn a_folder_with_an_overlay_stays_until_it_is_known_to_be_merged() {
+        let dir = tempfile::tempdir().unwrap();
+        let scratch = Scratch { root: dir.path().join("s"), local: true };
+        let (run, vm) = (RunId::new(), VmId("u".into()));
+        scratch.make(run, &vm, &run.description(), None).unwrap();
+        fs::write(scratch.folder(run).join("vda.overlay"), "x").unwrap();
+        assert_eq!(scratch.remove(run).unwrap_err().family(), Family::LeftBehind);
+        assert_eq!(scratch.of_vm(&vm).len(), 1);
+        scratch.remove_merged(run).unwrap();
+        assert!(scratch.of_vm(&vm).is_empty());
     }
 
     #[test]

@@ -122,11 +122,16 @@ impl Window {
     }
 
     async fn within_limit(&self, begin: &Begin) -> Result<Passed, Failure> {
+        if self.debts.has(&self.vm) {
+            // An earlier try of ours left it frozen: what is found frozen now is ours to thaw, not somebody else's.
+            self.thaw().await.map_err(Failure::Freeze)?;
+        }
         self.debts.add(&self.vm);
         let began = Instant::now();
-        if let Err(error) = self.domain.freeze(self.limit + AGENT_GRACE).await {
-            return Err(Failure::Freeze(self.not_frozen(error).await));
-        }
+        let volumes = match self.domain.freeze(self.limit + AGENT_GRACE).await {
+            Ok(volumes) => volumes,
+            Err(error) => return Err(Failure::Freeze(self.not_frozen(error).await)),
+        };
         let mut begin = Box::pin(begin.call(&self.domain));
         let left = self.limit.saturating_sub(began.elapsed());
         let (begun, in_time) = tokio::select! {
@@ -152,13 +157,21 @@ impl Window {
             warnings
                 .push(format!("libvirt took longer than {:?} to begin, so the guest was thawed before", self.limit));
         }
-        Ok(Passed { quiesced: in_time, still: Some(still), warnings })
+        if volumes == 0 {
+            warnings.push("the guest agent found no file system that it can freeze".into());
+        }
+        // None are left to thaw if somebody else thawed them in between.
+        let stood_still = !matches!(thawed, Ok(Some(0)));
+        if !stood_still {
+            warnings.push("somebody thawed the guest before its backup had begun".into());
+        }
+        Ok(Passed { quiesced: in_time && volumes > 0 && stood_still, still: Some(still), warnings })
     }
 
     /// The guest was not frozen: thaws it where that may be needed, and says why.
     async fn not_frozen(&self, error: LibvirtError) -> Error {
         let refusal = Refusal::of(&error);
-        let mut thawed = Ok(());
+        let mut thawed = Ok(None);
         match refusal {
             // Somebody else froze it, and will thaw it. And where no command came, nothing was frozen.
             Refusal::FrozenAlready | Refusal::NoAgent => self.debts.paid(&self.vm),
@@ -193,10 +206,10 @@ impl Window {
         with_fault(Error::new(Family::Failed, what), Fault::NotQuiesced, text).hint(hint)
     }
 
-    async fn thaw(&self) -> Result<()> {
-        thaw(&self.connections, &self.vm, self.limit + AGENT_GRACE, THAWS).await?;
+    async fn thaw(&self) -> Result<Option<u32>> {
+        let volumes = thaw(&self.connections, &self.vm, self.limit + AGENT_GRACE, THAWS).await?;
         self.debts.paid(&self.vm);
-        Ok(())
+        Ok(volumes)
     }
 
     /// Goes on asking a silent agent for the thaw while the disks are read.
@@ -214,18 +227,18 @@ impl Window {
     }
 }
 
-/// Thaws a guest. One that does not run, or is gone, has nothing frozen.
+/// Thaws a guest; answers how many file systems, where the agent said so. One that does not run, or is gone, has nothing frozen.
 ///
 /// # Errors
 /// If nobody can say that it is thawed.
-pub(super) async fn thaw(connections: &Connections, vm: &VmId, limit: Duration, tries: u32) -> Result<()> {
+pub(super) async fn thaw(connections: &Connections, vm: &VmId, limit: Duration, tries: u32) -> Result<Option<u32>> {
     let mut last = None;
     for n in 0..tries.max(1) {
         if n > 0 {
             tokio::time::sleep(BETWEEN_THAWS).await;
         }
         let domain = match connections.domain(vm).await {
-            Err(gone) if gone.family() == Family::NoVm => return Ok(()),
+            Err(gone) if gone.family() == Family::NoVm => return Ok(None),
             Err(error) => {
                 last = Some(error);
                 continue;
@@ -233,11 +246,11 @@ pub(super) async fn thaw(connections: &Connections, vm: &VmId, limit: Duration, 
             Ok(domain) => domain,
         };
         match domain.thaw(limit).await {
-            Ok(_) => return Ok(()),
-            Err(error) if error.is(Code::NO_DOMAIN) => return Ok(()),
+            Ok(volumes) => return Ok(Some(volumes)),
+            Err(error) if error.is(Code::NO_DOMAIN) => return Ok(None),
             Err(error) => {
                 if is_stopped(&domain).await || is_thawed(&domain, &error).await {
-                    return Ok(());
+                    return Ok(None);
                 }
                 last = Some(from_libvirt(error));
             }
@@ -284,6 +297,10 @@ impl Refusal {
         let text = error.to_string();
         if text.contains("the agent is in frozen state") || text.contains("has been disabled") {
             return Self::FrozenAlready;
+        }
+        // libvirt waited for its lock on the domain, and sent nothing: who holds it may be freezing the guest for a backup of his own.
+        if error.is(Code::OPERATION_TIMEOUT) {
+            return Self::NoAgent;
         }
         // libvirt has the same number for an agent that does not listen and one that goes silent over a command.
         if text.contains("timed out")
