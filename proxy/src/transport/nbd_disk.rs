@@ -19,7 +19,7 @@ pub(crate) struct NbdDisk {
 }
 
 /// So long a server may take for a good-bye.
-const LONGEST_GOODBYE: Duration = Duration::from_millis(500);
+const LONGEST_GOODBYE: Duration = Duration::from_millis(1500);
 
 impl NbdDisk {
     /// The whole export of `client`.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::buffer::{Assembly, Pool, lost};
@@ -90,6 +90,8 @@ pub(crate) struct Link {
     shared: Arc<Shared>,
     room: Arc<Semaphore>,
     queue: mpsc::UnboundedSender<Outgoing>,
+    /// Its other end goes with the task.
+    alive: watch::Receiver<()>,
 }
 
 impl Link {
@@ -99,9 +101,10 @@ impl Link {
         let shared = Arc::new(Shared::default());
         let Opened { wire, export, contexts } = opened;
         let (reader, writer) = tokio::io::split(wire);
-        let task = Task { shared: shared.clone(), replies: export.replies, timeout };
+        let (living, alive) = watch::channel(());
+        let task = Task { shared: shared.clone(), replies: export.replies, timeout, _living: living };
         tokio::spawn(task.run(BufReader::with_capacity(HEADERS, reader), writer, outgoing));
-        Self { export, contexts, shared, room: Arc::new(Semaphore::new(in_flight)), queue }
+        Self { export, contexts, shared, room: Arc::new(Semaphore::new(in_flight)), queue, alive }
     }
 
     pub(crate) const fn export(&self) -> &Export {
@@ -122,6 +125,12 @@ impl Link {
     pub(crate) fn goodbye(&self) {
         self.shared.flights().goodbye = true;
         self.shared.changed.notify_one();
+    }
+
+    /// Returns when the connection is closed, after a good-bye or a loss.
+    pub(crate) async fn ended(&self) {
+        let mut alive = self.alive.clone();
+        while alive.changed().await.is_ok() {}
     }
 
     /// Sends `request` as soon as there is room, and waits for its answer.
@@ -244,6 +253,7 @@ struct Task {
     shared: Arc<Shared>,
     replies: Replies,
     timeout: Duration,
+    _living: watch::Sender<()>,
 }
 
 impl Task {

@@ -176,9 +176,9 @@ impl Client {
         Disk::new(self.clone(), runtime)
     }
 
-    /// Says good-bye on each connection (`NBD_CMD_DISC`). What is in flight fails, here and in clones.
+    /// Says good-bye on each connection (`NBD_CMD_DISC`). What is in flight fails, here and in clones. Returns when it
+    /// is said, after a second at most.
     pub async fn close(&self) {
-        self.slots.close();
-        tokio::task::yield_now().await;
+        self.slots.close().await;
     }
 }

@@ -231,10 +231,13 @@ impl Slots {
         flushed.map(|_| !lost && !suspect)
     }
 
-    /// Says good-bye on all connections.
-    pub(crate) fn close(&self) {
+    /// Says good-bye on all connections, and waits until it is said.
+    pub(crate) async fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.slots.iter().for_each(|slot| slot.link().goodbye());
+        let links: Vec<_> = self.slots.iter().map(Slot::link).collect();
+        links.iter().for_each(|link| link.goodbye());
+        // Each ends within the second that it has for its good-bye.
+        join_all(links.iter().map(|link| link.ended())).await;
     }
 }
 
