@@ -16,7 +16,7 @@ use async_trait::async_trait;
 
 pub use self::connect::{Connected, connect};
 pub use self::domain_host::DomainHost;
-pub(crate) use self::fault::{Fault, is_quiesce_failure, is_refusal, with_fault, worth_rereading};
+pub(crate) use self::fault::{is_quiesce_failure, is_refusal, worth_rereading};
 pub use self::model::{
     Bus, ConfigFile, Disk, DiskAddress, FreezeRequest, Frozen, HypervisorKind, NativeDisk, NbdExport, Place, Power,
     RebuildTarget, RebuildWish, Snapshot, SnapshotId, VmConfig, VmId, VmInfo,

@@ -1,6 +1,5 @@
 //! What a domain is made of, in the product's words.
 
-
 use libvirt::{Domain as Handle, State, XmlKind};
 
 use super::errors::from_libvirt;

@@ -164,9 +164,9 @@ pub async fn plan(host: &dyn DomainHost, place: &str, backup: &Backup, options: 
     };
     let facts = Host { facts: &facts, networks: &networks };
     let (domain, disks, nvram, tpm) = match &machine {
-        SavedMachine::Vmx(text) => work.from_vmx(text, (&name, &uuid), new_macs, &facts)?,
+        SavedMachine::Vmx(text) => work.convert_vmx(text, (&name, &uuid), new_macs, &facts)?,
         SavedMachine::Domain(domain) => {
-            work.from_domain(domain, (&name, &uuid), new_macs, &facts, host.tpm_folder())?
+            work.convert_domain(domain, (&name, &uuid), new_macs, &facts, host.tpm_folder())?
         }
     };
     check_room(&needed(backup, &disks))?;
@@ -244,7 +244,13 @@ struct Planning<'a> {
 type Planned = (Domain, Vec<PlannedDisk>, Option<PlannedFile>, Vec<PlannedFile>);
 
 impl Planning<'_> {
-    fn from_vmx(&mut self, text: &str, (name, uuid): (&str, &str), new_macs: bool, host: &Host<'_>) -> Result<Planned> {
+    fn convert_vmx(
+        &mut self,
+        text: &str,
+        (name, uuid): (&str, &str),
+        new_macs: bool,
+        host: &Host<'_>,
+    ) -> Result<Planned> {
         let format = self.options.format.unwrap_or(Format::Qcow2);
         let mut disks = Vec::new();
         for disk in &self.backup.disks {
@@ -277,7 +283,7 @@ impl Planning<'_> {
         Ok((domain, disks, None, Vec::new()))
     }
 
-    fn from_domain(
+    fn convert_domain(
         &mut self,
         domain: &Domain,
         (name, uuid): (&str, &str),

@@ -29,7 +29,7 @@ fn qemu_img(arguments: &[&str]) -> Option<String> {
     let output = match Command::new("qemu-img").args(arguments).output() {
         Ok(output) => output,
         Err(_) => {
-            println!("skipped: there is no qemu-img");
+            eprintln!("skipped: there is no qemu-img");
             return None;
         }
     };
