@@ -156,6 +156,10 @@ async fn a_restored_guest_boots_and_its_agent_answers() {
     guest.destroy();
     let home = guest.folder().to_owned();
     host.virsh(&["undefine", "one", "--checkpoints-metadata"]).succeeds();
+    // Only the backup says that images may lie there, until the host has a pool of it.
+    let place = home.to_string_lossy();
+    restore(&host, &backup, &["--start"]).await.fails(2, &[&place, "--storage"]);
+    host.virsh(&["pool-define-as", "guests", "dir", "--target", &place]).succeeds();
     restore(&host, &backup, &["--start"]).await.fails(6, &["exists"]);
     for name in ["vda.qcow2", "vdb.raw"] {
         fs::remove_file(home.join(name)).unwrap();

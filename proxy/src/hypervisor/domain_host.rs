@@ -38,6 +38,9 @@ pub trait DomainHost: Send + Sync {
     /// The folder of a storage pool; none if there is no such pool.
     async fn pool_folder(&self, pool: &str) -> Result<Option<PathBuf>>;
 
+    /// The folders of all storage pools that keep files.
+    async fn pool_folders(&self) -> Result<Vec<PathBuf>>;
+
     /// Names of the virtual networks.
     async fn networks(&self) -> Result<Vec<String>>;
 

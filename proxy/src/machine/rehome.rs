@@ -1,10 +1,11 @@
 //! A domain at a new place: other files, perhaps another name and other addresses, and a host that may have less than the old one.
 
 use std::collections::HashSet;
+use std::path::{Component, Path};
 
 use super::convert::{HostFacts, Network};
 use super::{Domain, Element, Source};
-use crate::error::Result;
+use crate::error::{Error, Family, Result};
 
 /// Where one disk is now.
 #[derive(Clone, Debug)]
@@ -37,13 +38,21 @@ pub struct Rehome<'a> {
     pub network: Option<&'a str>,
     /// Whether the host has this file or folder.
     pub has_path: &'a dyn Fn(&str) -> bool,
+    /// Whether a drive may hold the medium at this path: the XML may come from anywhere, and the guest reads what it names.
+    pub may_insert: &'a dyn Fn(&str) -> bool,
 }
 
 /// Rewrites `domain`; answers it with everything that is not as it was.
 ///
 /// # Errors
-/// [`crate::Family::Corrupt`] if a disk of the backup is none of the domain's.
+/// [`crate::Family::Corrupt`] if a disk of the backup is none of the domain's, or if the XML is not one that libvirt would write.
 pub fn rehome(mut domain: Domain, wish: &Rehome<'_>) -> Result<(Domain, Vec<String>)> {
+    // libvirt would read them all, and what follows only the first.
+    for name in ["devices", "os"] {
+        if domain.root().named(name).count() > 1 {
+            return Err(Error::new(Family::Corrupt, format!("the domain XML has more than one <{name}>")));
+        }
+    }
     let mut notes = Vec::new();
     domain.drop_runtime();
     domain.set_name(wish.name);
@@ -52,6 +61,7 @@ pub fn rehome(mut domain: Domain, wish: &Rehome<'_>) -> Result<(Domain, Vec<Stri
     cards(&mut domain, wish, &mut notes);
     firmware(&mut domain, wish, &mut notes);
     host(&mut domain, wish, &mut notes);
+    paths::check(&mut domain, wish, &mut notes);
     others(&mut domain, &mut notes);
     Ok((domain, notes))
 }
@@ -70,11 +80,22 @@ fn disks(domain: &mut Domain, wish: &Rehome<'_>, notes: &mut Vec<String>) -> Res
             domain.remove_disk(target)?;
             continue;
         }
-        let path = disk.source.as_ref().and_then(|source| source.path().map(str::to_owned));
-        if let Some(path) = path.filter(|path| !(wish.has_path)(path)) {
-            notes.push(format!("the {} {target} comes back empty: there is no {path} here", disk.device));
-            domain.eject(target)?;
-        }
+        let why = match &disk.source {
+            Some(Source::File(path) | Source::Block(path)) if !(wish.has_path)(path) => {
+                format!("there is no {path} here")
+            }
+            Some(Source::File(path) | Source::Block(path)) if !(wish.may_insert)(path) => {
+                format!("{path} is in none of the host's storage pools")
+            }
+            Some(source @ Source::Other(_)) => format!("it was {source}"),
+            Some(_) => continue,
+            None => {
+                domain.eject(target)?;
+                continue;
+            }
+        };
+        notes.push(format!("the {} {target} comes back empty: {why}", disk.device));
+        domain.eject(target)?;
     }
     Ok(())
 }
@@ -162,11 +183,22 @@ fn host(domain: &mut Domain, wish: &Rehome<'_>, notes: &mut Vec<String>) {
         domain.set_machine(family);
         notes.push(format!("this host has no machine type {machine}; the VM becomes a {family}"));
     }
-    if let Some(emulator) = domain.emulator().filter(|path| !(wish.has_path)(path)) {
-        let devices = domain.root_mut().child_mut("devices");
-        devices.map(|devices| devices.remove("emulator"));
-        notes.push(format!("the emulator {emulator} is not here; libvirt chooses another one"));
-    }
+    let Some(emulator) = domain.emulator() else { return };
+    let why = match (is_program(&emulator), (wish.has_path)(&emulator)) {
+        (true, true) => return,
+        (true, false) => "is not here",
+        (false, _) => "is not in a folder of programs",
+    };
+    let devices = domain.root_mut().child_mut("devices");
+    devices.map(|devices| devices.remove("emulator"));
+    notes.push(format!("the emulator {emulator} {why}; libvirt chooses another one"));
+}
+
+/// Whether it lies where distributions put emulators: libvirt runs it.
+fn is_program(path: &str) -> bool {
+    let path = Path::new(path);
+    let straight = path.components().all(|part| part != Component::ParentDir);
+    straight && ["/usr/bin", "/usr/libexec", "/usr/lib"].iter().any(|folder| path.starts_with(folder))
 }
 
 fn others(domain: &mut Domain, notes: &mut Vec<String>) {
@@ -198,5 +230,6 @@ fn others(domain: &mut Domain, notes: &mut Vec<String>) {
     }
 }
 
+mod paths;
 #[cfg(test)]
 mod tests;

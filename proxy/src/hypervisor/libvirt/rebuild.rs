@@ -96,6 +96,15 @@ impl DomainHost for LibvirtHost {
         Ok(root.child("target").and_then(|target| target.text_of("path")).map(PathBuf::from))
     }
 
+    async fn pool_folders(&self) -> Result<Vec<PathBuf>> {
+        let pools = match self.connection().await?.pools().await {
+            // A host without libvirt's storage driver has none.
+            Err(error) if error.is(Code::NO_SUPPORT) => return Ok(Vec::new()),
+            pools => pools.map_err(from_libvirt)?,
+        };
+        Ok(pools.iter().filter_map(|pool| folder_of(&pool.xml)).collect())
+    }
+
     async fn networks(&self) -> Result<Vec<String>> {
         self.connection().await?.networks().await.map_err(from_libvirt)
     }
@@ -107,5 +116,29 @@ impl DomainHost for LibvirtHost {
         let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".config");
         let config = std::env::var_os("XDG_CONFIG_HOME").map_or_else(home, PathBuf::from);
         config.join("libvirt/qemu/swtpm")
+    }
+}
+
+/// The folder of a pool whose volumes are files: those of other pools are devices.
+fn folder_of(xml: &str) -> Option<PathBuf> {
+    let root = Element::parse(xml).ok()?;
+    let of_files = matches!(root.get("type"), Some("dir" | "fs" | "netfs"));
+    root.child("target").filter(|_| of_files)?.text_of("path").map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pools_of_files_have_a_folder_for_them() {
+        let pool = |kind: &str| folder_of(&format!("<pool type='{kind}'><target><path>/p</path></target></pool>"));
+        for kind in ["dir", "fs", "netfs"] {
+            assert_eq!(pool(kind), Some(PathBuf::from("/p")), "{kind}");
+        }
+        assert_eq!(
+            (pool("logical"), pool("disk"), folder_of("<pool type='dir'/>"), folder_of("<")),
+            (None, None, None, None)
+        );
     }
 }

@@ -25,6 +25,7 @@ fn moved(text: &str, change: impl FnOnce(&mut Rehome<'_>)) -> Result<(Domain, Ve
         networks: &[],
         network: None,
         has_path: &|_| true,
+        may_insert: &|_| true,
     };
     change(&mut wish);
     rehome(Domain::parse(text).unwrap(), &wish)
@@ -116,4 +117,40 @@ fn variables_that_the_backup_lacks_start_anew() {
 fn a_disk_that_the_domain_lacks_is_data_gone_wrong() {
     let bare = "<domain><name>a</name><devices/></domain>";
     assert_eq!(moved(bare, |_| {}).unwrap_err().family(), Family::Corrupt);
+}
+
+#[test]
+fn media_that_lie_anywhere_else_are_taken_out() {
+    let (domain, notes) = moved(RUNNING, |wish| wish.may_insert = &|path| !path.ends_with("cd.iso")).unwrap();
+    assert_eq!(domain.disks()[2].source, None);
+    assert!(notes.iter().any(|note| note.contains("cd.iso") && note.contains("pools")), "{notes:?}");
+    let folder = RUNNING
+        .replace("<disk type='file' device='cdrom'>", "<disk type='dir' device='floppy'>")
+        .replace("<source file='/var/lib/images/cd.iso'", "<source dir='/etc'");
+    let (domain, _) = moved(&folder, |_| {}).unwrap();
+    assert!(domain.disks()[2].source.is_none() && !domain.to_string().contains("/etc"));
+}
+
+#[test]
+fn only_an_emulator_among_the_hosts_programs_is_run() {
+    let with = |path: &str| moved(&RUNNING.replace("/usr/bin/qemu-system-x86_64", path), |_| {}).unwrap();
+    for path in ["/usr/bin/q", "/usr/libexec/q", "/usr/lib/x/q"] {
+        assert_eq!(with(path).0.emulator().as_deref(), Some(path));
+    }
+    for path in ["/tmp/q", "/usr/bin/../../tmp/q", "/usr/binary/q", "usr/bin/q"] {
+        let (domain, notes) = with(path);
+        assert_eq!(domain.emulator(), None, "{path}");
+        assert!(notes.iter().any(|note| note.contains(path)), "{notes:?}");
+    }
+}
+
+#[test]
+fn files_of_the_host_are_looked_for_in_the_whole_domain() {
+    let text = RUNNING.replace("<serial type='pty'>", "<serial type='file'>").replace("/dev/pts/0", "/h/serial");
+    let (domain, _) = moved(&text, |_| {}).unwrap();
+    assert!(!domain.to_string().contains("/h/serial"));
+    for second in ["<devices><serial type='file'/></devices>", "<os><kernel>/k</kernel></os>"] {
+        let text = RUNNING.replace("<qemu:commandline>", &format!("{second}<qemu:commandline>"));
+        assert_eq!(moved(&text, |_| {}).unwrap_err().family(), Family::Corrupt, "{second}");
+    }
 }

@@ -10,8 +10,8 @@ use super::super::image::Format;
 use super::super::names::{MAX_STEM, file_stem};
 use super::super::source::{Backup, SavedMachine};
 use super::super::targets_of;
-use super::storage::{Layout, check_room, disk_file, folder};
-use super::tpm::version_folder;
+use super::storage::{Homes, Layout, check_room, disk_file, folder};
+use super::tpm::{choose, version_folder};
 use crate::error::{Error, Family, Result};
 use crate::hypervisor::DomainHost;
 use crate::machine::convert::{DiskBus, FromVmx, HostFacts, Network, VmxDisk, domain_of_vmx};
@@ -157,6 +157,7 @@ pub async fn plan(host: &dyn DomainHost, place: &str, backup: &Backup, options: 
         backup,
         options,
         layout: Layout::default(),
+        homes: Homes::of(host).await?,
         storage,
         stem,
         at_home: !new_name && options.storage.is_none(),
@@ -234,6 +235,7 @@ struct Planning<'a> {
     backup: &'a Backup,
     options: &'a Options,
     layout: Layout,
+    homes: Homes,
     storage: PathBuf,
     stem: String,
     /// It comes back to where it was.
@@ -314,6 +316,7 @@ impl Planning<'_> {
             networks: host.networks,
             network: self.options.network.as_deref(),
             has_path: &|path| Path::new(path).exists(),
+            may_insert: &|path| self.homes.may_insert(path),
         };
         let (domain, notes) = rehome(domain.clone(), &wish)?;
         self.notes.extend(notes);
@@ -341,10 +344,12 @@ impl Planning<'_> {
             let was = old.format.as_deref().and_then(Format::named);
             let format = self.options.format.or(was).unwrap_or(Format::Qcow2);
             let original = match &old.source {
-                Some(Source::File(path)) if self.at_home && was == Some(format) => Some(Path::new(path)),
+                Some(Source::File(path)) if self.at_home && was == Some(format) => {
+                    self.homes.old_place(Path::new(path))?
+                }
                 _ => None,
             };
-            let to = disk_file(&mut self.layout, &self.storage, original, (&self.stem, &target), format)?;
+            let to = disk_file(&mut self.layout, &self.storage, original.as_deref(), (&self.stem, &target), format)?;
             match &old.source {
                 Some(Source::File(_)) | None => {}
                 Some(other) => self.notes.push(format!("{target} was {other} and comes back as a file")),
@@ -357,7 +362,7 @@ impl Planning<'_> {
         Ok(disks)
     }
 
-    /// The variables lie beside the first disk, wherever libvirt would keep them.
+    /// The variables lie beside the first disk, wherever the backup says that they were.
     fn nvram(&mut self, domain: &Domain, disks: &[PlannedDisk]) -> Result<Option<PlannedFile>> {
         let Some(nvram) = domain.nvram() else { return Ok(None) };
         let ending =
@@ -375,6 +380,14 @@ impl Planning<'_> {
         let Some(tpm) = domain.tpm().filter(|tpm| tpm.backend == "emulator") else { return Ok(Vec::new()) };
         let state = |name: &str| name.starts_with("tpm") && !name.contains('/');
         let saved = self.backup.files_from(|file| file.source.contains("/swtpm/") || state(&file.name));
+        let size =
+            |name: &str| std::fs::symlink_metadata(self.backup.directory.join(name)).map_or(0, |file| file.len());
+        let (saved, ignored) = choose(saved, size);
+        if !ignored.is_empty() {
+            let first: Vec<&str> = ignored.iter().take(8).map(String::as_str).collect();
+            let what = "are ignored, as swtpm has no files of such names, numbers or sizes";
+            self.notes.push(format!("{} files of the TPM's state {what}: {}", ignored.len(), first.join(", ")));
+        }
         if saved.is_empty() {
             self.notes.push(
                 "the backup holds no state of the TPM: it starts empty, and a recovery key may be asked for".into(),
@@ -387,11 +400,7 @@ impl Planning<'_> {
             ));
         }
         let inner = folder.join(version_folder(tpm.version.as_deref()));
-        let place = |from: String| {
-            let name = from.strip_prefix("tpm-").filter(|rest| rest.starts_with("tpm")).unwrap_or(&from).to_owned();
-            PlannedFile { from, to: inner.join(name) }
-        };
-        Ok(saved.into_iter().map(place).collect())
+        Ok(saved.into_iter().map(|(from, name)| PlannedFile { from, to: inner.join(name) }).collect())
     }
 }
 

@@ -11,6 +11,57 @@ use crate::hypervisor::DomainHost;
 /// The folder of libvirt's images where no pool says another.
 const IMAGES: &str = "/var/lib/libvirt/images";
 
+/// Folders in which media lie that every machine may read.
+const MEDIA: [&str; 2] = ["/var/lib/libvirt", "/usr/share"];
+
+/// The folders that a machine's files may lie in though only its backup names them. Whoever can write a backup directory could otherwise
+/// have root make a file anywhere.
+pub(super) struct Homes {
+    pools: Vec<PathBuf>,
+    images: Option<PathBuf>,
+}
+
+impl Homes {
+    pub(super) async fn of(host: &dyn DomainHost) -> Result<Self> {
+        let pools = host.pool_folders().await?;
+        let pools = pools.iter().filter_map(|folder| fs::canonicalize(folder).ok()).collect();
+        Ok(Self { pools, images: fs::canonicalize(IMAGES).ok() })
+    }
+
+    fn has(&self, folder: &Path) -> bool {
+        self.pools.iter().any(|pool| pool == folder) || self.images.as_ref().is_some_and(|own| folder.starts_with(own))
+    }
+
+    /// The place of an old file with all links resolved; none if its folder is not here any more, or if its name would hide it.
+    ///
+    /// # Errors
+    /// [`Family::Usage`] if its folder is none for images.
+    pub(super) fn old_place(&self, path: &Path) -> Result<Option<PathBuf>> {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+            return Ok(None);
+        };
+        // A pool may be somebody's home, where names with a dot mean something.
+        let folder = fs::canonicalize(folder).ok().filter(|_| !name.starts_with('.'));
+        let Some(folder) = folder else { return Ok(None) };
+        if self.has(&folder) {
+            return Ok(Some(folder.join(name)));
+        }
+        let what = format!(
+            "the backup wants {} in {}, which is neither in {IMAGES} nor the folder of a storage pool",
+            path.display(),
+            folder.display()
+        );
+        Err(Error::new(Family::Usage, what).hint("name the folder or a pool with --storage, if it is the right one"))
+    }
+
+    /// Whether the medium at `path` may be in a drive of a machine that a backup describes.
+    pub(super) fn may_insert(&self, path: &str) -> bool {
+        let Ok(path) = fs::canonicalize(path) else { return false };
+        let common = MEDIA.iter().filter_map(|folder| fs::canonicalize(folder).ok()).any(|own| path.starts_with(own));
+        common || path.parent().is_some_and(|folder| self.has(folder))
+    }
+}
+
 /// The folder that `--storage` names, or the one that the host keeps images in.
 pub(super) async fn folder(host: &dyn DomainHost, wish: Option<&str>) -> Result<PathBuf> {
     let usage = |what: String| Error::new(Family::Usage, what).hint("name a folder or a pool with --storage");
@@ -52,7 +103,8 @@ impl Layout {
     }
 }
 
-/// The file that a disk gets: the old one, if the machine comes back to its place, else one named after the machine.
+/// The file that a disk gets: the old one (of [`Homes::old_place`]), if the machine comes back to its place, else one named after the
+/// machine.
 pub(super) fn disk_file(
     layout: &mut Layout,
     storage: &Path,
@@ -62,8 +114,8 @@ pub(super) fn disk_file(
 ) -> Result<PathBuf> {
     let made = format!("{stem}-{target}.{}", format.ending());
     let place = original.and_then(|path| Some((path.parent()?, path.file_name()?.to_str()?)));
-    match place.and_then(|(folder, name)| Some((fs::canonicalize(folder).ok()?, name))) {
-        Some((folder, name)) => layout.take(&folder, name, &made),
+    match place {
+        Some((folder, name)) => layout.take(folder, name, &made),
         None => layout.take(storage, &made, &made),
     }
 }
@@ -113,9 +165,53 @@ mod tests {
             let stem = ("vm", target);
             disk_file(&mut Layout::default(), new.path(), original, stem, Format::Qcow2).unwrap()
         };
-        assert_eq!(file(Some(&original), "vda"), fs::canonicalize(old.path()).unwrap().join("x.qcow2"));
+        assert_eq!(file(Some(&original), "vda"), original);
         assert_eq!(file(None, "vda"), new.path().join("vm-vda.qcow2"));
-        assert_eq!(file(Some(Path::new("/no/such/folder/x")), "vdb"), new.path().join("vm-vdb.qcow2"));
+    }
+
+    #[test]
+    fn an_old_place_is_taken_only_in_folders_of_pools_and_of_libvirts_images() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        for folder in ["pool/below", "images/vm", "cron.d"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        std::os::unix::fs::symlink(root.join("pool"), root.join("good")).unwrap();
+        std::os::unix::fs::symlink(root.join("cron.d"), root.join("images/bad")).unwrap();
+        let homes = Homes { pools: vec![root.join("pool")], images: Some(root.join("images")) };
+        let place = |path: &str| homes.old_place(&root.join(path));
+        for (path, real) in
+            [("pool/x", "pool/x"), ("good/x", "pool/x"), ("images/x", "images/x"), ("images/vm/x", "images/vm/x")]
+        {
+            assert_eq!(place(path).unwrap(), Some(root.join(real)), "{path}");
+        }
+        for path in ["cron.d/x", "pool/../cron.d/x", "images/bad/x", "pool/below/x", "imagesx"] {
+            let error = place(path).unwrap_err();
+            assert_eq!(error.family(), Family::Usage, "{path}");
+        }
+        assert!(place("cron.d/x").unwrap_err().to_string().contains("cron.d"));
+        for path in ["gone/x", "pool/.profile"] {
+            assert_eq!(place(path).unwrap(), None, "{path}");
+        }
+        assert_eq!(homes.old_place(Path::new("/")).unwrap(), None);
+    }
+
+    #[test]
+    fn media_may_lie_in_pools_and_where_everybody_reads_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        for file in ["pool/cd.iso", "secret/key"] {
+            fs::create_dir_all(root.join(file).parent().unwrap()).unwrap();
+            fs::write(root.join(file), "").unwrap();
+        }
+        std::os::unix::fs::symlink(root.join("secret/key"), root.join("pool/link.iso")).unwrap();
+        let homes = Homes { pools: vec![root.join("pool")], images: None };
+        let may = |path: &str| homes.may_insert(&root.join(path).display().to_string());
+        assert!(may("pool/cd.iso"));
+        for path in ["secret/key", "pool/../secret/key", "pool/link.iso", "pool/gone.iso"] {
+            assert!(!may(path), "{path}");
+        }
+        assert!(homes.may_insert("/usr/share") && !homes.may_insert("/usr/share/../../etc/passwd"));
     }
 
     #[test]

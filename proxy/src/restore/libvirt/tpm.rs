@@ -5,10 +5,35 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Family, Result};
 
 /// Users that swtpm runs as, by distribution.
 const USERS: [&str; 2] = ["tss", "swtpm"];
+
+/// swtpm has two or three files.
+const MAX_FILES: usize = 8;
+/// They are a few KiB long.
+const MAX_SIZE: u64 = 1 << 20;
+
+/// What swtpm calls a file that was saved, perhaps with a prefix of the backup; none if it has no such file.
+fn state_name(saved: &str) -> Option<&str> {
+    let name = saved.strip_prefix("tpm-").filter(|rest| rest.starts_with("tpm")).unwrap_or(saved);
+    let stem = name.strip_suffix(".permall").or_else(|| name.strip_suffix(".volatilestate"))?;
+    matches!(stem, "tpm-00" | "tpm2-00").then_some(name)
+}
+
+/// Of the `saved` files those that are a TPM's state, each with its name for swtpm; and those that are something else. Locks are neither.
+pub(super) fn choose(saved: Vec<String>, size: impl Fn(&str) -> u64) -> (Vec<(String, String)>, Vec<String>) {
+    let (mut chosen, mut ignored) = (Vec::<(String, String)>::new(), Vec::new());
+    for from in saved.into_iter().filter(|name| !name.ends_with(".lock")) {
+        let name = state_name(&from).filter(|_| chosen.len() < MAX_FILES && size(&from) <= MAX_SIZE);
+        match name.filter(|name| chosen.iter().all(|(_, known)| known != name)).map(str::to_owned) {
+            Some(name) => chosen.push((from, name)),
+            None => ignored.push(from),
+        }
+    }
+    (chosen, ignored)
+}
 
 /// The folder of a TPM's files in that of its machine.
 pub(super) fn version_folder(version: Option<&str>) -> &'static str {
@@ -35,6 +60,14 @@ fn ids_of(users: &str, user: &str) -> Option<(u32, u32)> {
 /// Writes the files into `staged`, which is made and will be named after the machine, for swtpm to use.
 pub(super) fn write(folder: &Path, staged: &Path, version: &str, files: &[(String, Vec<u8>)]) -> Result<()> {
     let what = || format!("cannot write the state of the TPM to {}", staged.display());
+    let is_state = |(name, bytes): &(String, Vec<u8>)| {
+        state_name(name) == Some(name.as_str()) && u64::try_from(bytes.len()).is_ok_and(|size| size <= MAX_SIZE)
+    };
+    if files.len() > MAX_FILES || !files.iter().all(is_state) {
+        let expected =
+            "expected at most 8 files of swtpm's, each of at most 1 MiB; the backup has changed since the plan";
+        return Err(Error::new(Family::Corrupt, what()).hint(expected));
+    }
     let inner = staged.join(version);
     DirBuilder::new().mode(0o711).create(staged).failed(what)?;
     DirBuilder::new().mode(0o700).create(&inner).failed(what)?;
@@ -75,5 +108,49 @@ mod tests {
         write(dir.path(), &staged, version_folder(Some("2.0")), &[("tpm2-00.permall".into(), vec![1])]).unwrap();
         assert_eq!(fs::read(staged.join("tpm2/tpm2-00.permall")).unwrap(), [1]);
         assert_eq!((version_folder(None), version_folder(Some("1.2"))), ("tpm2", "tpm1.2"));
+    }
+
+    #[test]
+    fn only_what_swtpm_knows_is_a_state() {
+        let saved = [
+            "tpm-tpm2-00.permall",
+            "tpm2-00.volatilestate",
+            "tpm-00.permall",
+            ".lock",
+            "tpm2-00.permall", // again
+            "tpm2-01.permall",
+            "tpm.sh",
+            "..permall",
+            ".volatilestate",
+            "tpm-00.volatilestate",
+        ];
+        let size = |name: &str| if name == "tpm-00.volatilestate" { MAX_SIZE + 1 } else { MAX_SIZE };
+        let (chosen, ignored) = choose(saved.map(String::from).to_vec(), size);
+        let names: Vec<_> = chosen.iter().map(|(from, name)| (from.as_str(), name.as_str())).collect();
+        let expected = [
+            ("tpm-tpm2-00.permall", "tpm2-00.permall"),
+            ("tpm2-00.volatilestate", "tpm2-00.volatilestate"),
+            ("tpm-00.permall", "tpm-00.permall"),
+        ];
+        assert_eq!(names, expected);
+        let others =
+            ["tpm2-00.permall", "tpm2-01.permall", "tpm.sh", "..permall", ".volatilestate", "tpm-00.volatilestate"];
+        assert_eq!(ignored, others);
+    }
+
+    #[test]
+    fn nothing_is_written_that_is_no_state_or_too_large() {
+        let dir = tempfile::tempdir().unwrap();
+        let staged = dir.path().join("new");
+        let good = ("tpm2-00.permall".to_owned(), vec![1]);
+        for files in [
+            vec![("x".to_owned(), Vec::new())],
+            vec![("tpm-tpm2-00.permall".to_owned(), Vec::new())],
+            vec![(good.0.clone(), vec![0; (1 << 20) + 1])],
+            vec![good; 9],
+        ] {
+            assert_eq!(write(dir.path(), &staged, "tpm2", &files).unwrap_err().family(), Family::Corrupt);
+            assert!(!staged.exists());
+        }
     }
 }

@@ -51,6 +51,9 @@ impl DomainHost for FakeHost {
     async fn pool_folder(&self, pool: &str) -> Result<Option<PathBuf>> {
         Ok(self.pools.iter().find(|(name, _)| *name == pool).map(|(_, folder)| folder.clone()))
     }
+    async fn pool_folders(&self) -> Result<Vec<PathBuf>> {
+        Ok(self.pools.iter().map(|(_, folder)| folder.clone()).collect())
+    }
     async fn networks(&self) -> Result<Vec<String>> {
         Ok(vec!["lan".into()])
     }
@@ -124,7 +127,8 @@ impl Folders {
         backup(&self.path("backup"), ("config.xml", &xml), &["virtio0:0", "scsi0:1"], &[nvram, tpm])
     }
     fn host(&self) -> FakeHost {
-        FakeHost { pools: vec![("default", self.path("storage"))], tpm: self.path("tpm"), ..FakeHost::default() }
+        let pools = vec![("default", self.path("storage")), ("old", self.path("old"))];
+        FakeHost { pools, tpm: self.path("tpm"), ..FakeHost::default() }
     }
 }
 
@@ -241,4 +245,40 @@ async fn a_disk_that_the_xml_lacks_is_data_gone_wrong() {
     let backup = backup(&folders.path("backup"), ("config.xml", bare), &["virtio0:0"], &[]);
     let error = plan(&folders.host(), "here", &backup, &Options::default()).await.unwrap_err();
     assert_eq!(error.family(), Family::Corrupt);
+}
+
+#[tokio::test]
+async fn a_folder_that_only_the_backup_names_is_not_written_to() {
+    let folders = Folders::new();
+    let backup = folders.backup();
+    let host = FakeHost { pools: vec![("default", folders.path("storage"))], ..folders.host() };
+    let error = plan(&host, "here", &backup, &Options::default()).await.unwrap_err();
+    assert_eq!(error.family(), Family::Usage);
+    assert!(error.to_string().contains(&folders.path("old").display().to_string()), "{error}");
+    // Named by the user it is as good as any, and another name needs no old place.
+    let there = Options { storage: Some(folders.path("old").display().to_string()), ..Options::default() };
+    let named_place = plan(&host, "here", &backup, &there).await.unwrap();
+    assert_eq!(named_place.disks[0].to, folders.path("old/full _ odd-vda.qcow2"));
+    assert!(plan(&host, "here", &backup, &named("copy")).await.is_ok());
+}
+
+#[tokio::test]
+async fn variables_and_tpm_state_go_only_to_places_of_our_choice() {
+    let folders = Folders::new();
+    let elsewhere = folders.path("cron.d/job");
+    let xml = XML.replace("/var/lib/libvirt/qemu/nvram/full &amp; odd_VARS.fd", &elsewhere.display().to_string());
+    let nvram = elsewhere.display().to_string();
+    let files = [
+        (nvram.as_str(), "VARS"),
+        ("/var/lib/libvirt/swtpm/x/tpm2/tpm2-00.permall", "TPM"),
+        ("/var/lib/libvirt/swtpm/x/tpm2/evil.sh", "x"),
+        ("/var/lib/libvirt/swtpm/x/tpm2/.lock", ""),
+    ];
+    let backup = backup(&folders.path("backup"), ("config.xml", &xml), &["virtio0:0", "scsi0:1"], &files);
+    let plan = plan(&folders.host(), "here", &backup, &Options::default()).await.unwrap();
+    let nvram = plan.nvram.unwrap();
+    assert_eq!((nvram.from.as_str(), nvram.to.parent()), ("job", plan.disks[0].to.parent()));
+    assert_eq!(plan.tpm.iter().map(|file| file.from.as_str()).collect::<Vec<_>>(), ["tpm2-00.permall"]);
+    let notes: Vec<_> = plan.notes.iter().filter(|note| note.contains("TPM")).collect();
+    assert!(notes.len() == 1 && notes[0].contains("evil.sh") && !notes[0].contains(".lock"), "{notes:?}");
 }
