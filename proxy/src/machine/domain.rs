@@ -4,7 +4,7 @@ mod edit;
 
 use std::fmt;
 
-use super::disks::{DomainDisk, Source};
+use super::disks::DomainDisk;
 use super::xml::Element;
 use crate::error::{Error, Family, Result};
 

@@ -1,9 +1,9 @@
 //! What is changed in a domain's XML.
 
 use super::super::disks::Source;
-use super::super::xml::Element;
+use super::super::xml::{Element, Node};
 use super::{Domain, MARK, is_mark, is_users_alias, no_disk};
-use crate::error::Result;
+use crate::error::{Error, Family, Result};
 
 impl Domain {
     /// Gives it another name.
@@ -15,10 +15,8 @@ impl Domain {
     pub fn set_uuid(&mut self, uuid: Option<&str>) {
         match uuid {
             Some(uuid) if self.root.child("uuid").is_none() => {
-                let at = usize::from(
-                    matches!(self.root.nodes.first(), Some(super::xml::Node::Element(e)) if e.name == "name"),
-                );
-                self.root.nodes.insert(at, super::xml::Node::Element(Element::new("uuid").text(uuid)));
+                let at = usize::from(matches!(self.root.nodes.first(), Some(Node::Element(e)) if e.name == "name"));
+                self.root.nodes.insert(at, Node::Element(Element::new("uuid").text(uuid)));
             }
             Some(uuid) => self.root.set_text_of("uuid", uuid),
             None => drop(self.root.remove("uuid")),
@@ -38,7 +36,7 @@ impl Domain {
         let Some(interface) = self.device_mut("interface", index) else { return };
         interface.remove("mac");
         if let Some(mac) = mac {
-            interface.nodes.insert(0, super::xml::Node::Element(Element::new("mac").attr("address", mac)));
+            interface.nodes.insert(0, Node::Element(Element::new("mac").attr("address", mac)));
         }
     }
 
@@ -115,7 +113,7 @@ impl Domain {
             }
             None => {
                 let driver = Element::new("driver").attr("name", "qemu").attr("type", format);
-                disk.nodes.insert(0, super::xml::Node::Element(driver));
+                disk.nodes.insert(0, Node::Element(driver));
             }
         }
         disk.insert_before("target", element);

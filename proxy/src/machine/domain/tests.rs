@@ -1,5 +1,6 @@
 use super::*;
 use crate::machine::DriveAddress;
+use crate::machine::disks::Source;
 
 const RUNNING: &str = include_str!("../fixtures/running-efi.xml");
 const INACTIVE: &str = include_str!("../fixtures/inactive-efi.xml");

@@ -25,6 +25,7 @@ fn written(source: &dyn ReadAt, path: &Path) {
     writer.finish().unwrap();
 }
 
+#[expect(clippy::print_stderr, reason = "who runs the tests shall know what was skipped")]
 fn qemu_img(arguments: &[&str]) -> Option<String> {
     let output = match Command::new("qemu-img").args(arguments).output() {
         Ok(output) => output,
