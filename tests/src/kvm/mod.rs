@@ -31,7 +31,7 @@ use crate::absent;
 /// When it was not and `CI` is `true`.
 pub fn has_adapter() -> bool {
     if !cfg!(feature = "libvirt") {
-        absent("the program is built without its feature libvirt: --features acceptance/libvirt builds it");
+        absent::<()>("the program is built without its feature libvirt: --features acceptance/libvirt builds it");
     }
     cfg!(feature = "libvirt")
 }
