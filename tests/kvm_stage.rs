@@ -120,6 +120,23 @@ fn hooks_fail_and_hang_as_they_are_told_and_agents_die_and_come_again() {
 }
 
 #[test]
+fn a_disk_with_a_loader_of_its_own_boots_behind_a_controller_that_is_not_virtio() {
+    let Some(host) = KvmHost::start() else { return };
+    let guest = host.guest(host.self_booting("alone", "sda", "sata"));
+    guest.wait_for_records(2);
+    guest.virsh("domfsfreeze", &[]).succeeds();
+    let number = guest.frozen_at().unwrap();
+    let pull = Pull::begin(&host, &guest, "a", &["sda"]);
+    guest.virsh("domfsthaw", &[]).succeeds();
+    let facts = fs::read(host.peer_file("boot.json")).unwrap();
+    let facts: serde_json::Value = serde_json::from_slice(&facts).unwrap();
+    let log = judge::log_of(&pull.copy("sda"), facts["data_offset"].as_u64().unwrap());
+    assert!(log.clean && log.problems.is_empty(), "{log:?}");
+    assert_eq!((log.last, log.consistent), (number, Some(number)));
+    pull.end();
+}
+
+#[test]
 fn two_hosts_know_nothing_of_each_other_and_a_killed_libvirtd_leaves_its_guests_alone() {
     let Some(one) = KvmHost::start_with_tls() else { return };
     let Some(other) = KvmHost::start() else { return };

@@ -67,7 +67,8 @@ within() {
 
 pid_of() { cat "$dir/pids/$1" 2>/dev/null || true; }
 answers() { timeout 10 virsh -q -c "$(cat "$dir/uri")" list >/dev/null 2>"$dir/log/virsh"; }
-in_host() { nsenter --mount="/proc/$(pid_of holder)/ns/mnt" -- "$@"; }
+# The root folder too: a namespace is entered at its own, which is not that of a chroot.
+in_host() { nsenter --target "$(pid_of holder)" --mount --root -- "$@"; }
 
 # Every process of the host, known by its mount namespace: also those that nobody wrote down.
 members() {
@@ -137,7 +138,7 @@ hold() {
 daemon() {
     local name=$1
     shift
-    setsid nsenter --mount="/proc/$(pid_of holder)/ns/mnt" -- "$@" </dev/null >>"$dir/log/$name" 2>&1 &
+    setsid nsenter --target "$(pid_of holder)" --mount --root -- "$@" </dev/null >>"$dir/log/$name" 2>&1 &
     echo $! >"$dir/pids/$name"
     disown
 }
@@ -186,7 +187,7 @@ start() {
         if start_libvirtd; then return 0; fi
         [ -n "$tls" ] || break
     done
-    tail -n 20 "$dir"/log/{libvirtd,libvirtd.log,virsh,virtlogd} >&2 || true
+    tail -n 20 "$dir"/log/{libvirtd,libvirtd.log,virsh,virtlogd} 2>/dev/null >&2 || true
     stop
     fail "libvirtd does not answer in $dir after $attempt attempts"
 }

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::kvm::host::{virsh, wait_until_gone};
 use crate::kvm::{Agent, DiskSpec, GuestSpec, control, wait_for};
@@ -90,7 +91,21 @@ impl Guest {
     /// If it does not come up.
     #[track_caller]
     pub fn start(&self) {
+        self.power_on();
+        self.wait_until_up();
+    }
+
+    /// Starts it, and does not wait.
+    #[track_caller]
+    pub fn power_on(&self) {
         self.virsh("start", &[]).succeeds();
+    }
+
+    /// Waits for its agent, or for its program where there is none.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn wait_until_up(&self) {
         if self.spec.agent == Agent::Running {
             self.wait_for_agent();
         } else {
@@ -249,11 +264,11 @@ impl Guest {
     ///
     /// # Panics
     /// If it does not run.
-    #[expect(clippy::expect_used, reason = "there is a kill everywhere")]
+    #[expect(clippy::expect_used, reason = "the test started the guest")]
     pub fn kill_qemu(&self) {
         let pid = self.qemu_pid();
-        let killed = Command::new("kill").args(["-KILL", &pid.to_string()]).status().expect("kill starts");
-        assert!(killed.success(), "QEMU {pid} could not be killed");
+        let process = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(process, Signal::KILL).expect("a running guest");
         wait_until_gone(pid);
         wait_for("libvirt to notice", || (self.power() == "shut off").then_some(()));
     }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::kvm::{Guest, GuestSpec, wait_for};
+use crate::kvm::{Boot, Content, DiskSpec, Guest, GuestSpec, wait_for};
 use crate::{Outcome, peer, program, stillframe};
 
 /// A running libvirtd with its own folders. Everything of it ends when this is dropped, and when the test's process does.
@@ -108,7 +108,8 @@ impl KvmHost {
     /// Runs a command as a program of that host would see things: `/run/libvirt` and its kin are those of the host.
     pub fn inside(&self, name: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--mount=/proc/{}/ns/mnt", self.pid("holder"))).arg("--").arg(name).stdin(Stdio::null());
+        let holder = self.pid("holder").to_string();
+        command.args(["--target", &holder, "--mount", "--root", "--", name]).stdin(Stdio::null());
         command
     }
 
@@ -127,6 +128,28 @@ impl KvmHost {
         let guest = self.define(spec);
         guest.start();
         guest
+    }
+
+    /// Several guests, which start side by side.
+    ///
+    /// # Panics
+    /// If one does not come up.
+    pub fn guests(&self, specs: impl IntoIterator<Item = GuestSpec>) -> Vec<Guest> {
+        let guests: Vec<_> = specs.into_iter().map(|spec| self.define(spec)).collect();
+        guests.iter().for_each(Guest::power_on);
+        guests.iter().for_each(Guest::wait_until_up);
+        guests
+    }
+
+    /// A file that `tests/peers/kvm/guest.sh` made: `boot.raw`, `files.raw`, `files`.
+    pub fn peer_file(&self, name: &str) -> PathBuf {
+        self.peers.join(name)
+    }
+
+    /// A guest that boots from its one disk, by its own loader and kernel, on any controller: `vda` and `virtio`, `sda` and `sata`, …
+    pub fn self_booting(&self, name: &str, target: &str, bus: &str) -> GuestSpec {
+        let disk = DiskSpec::new(target, "qcow2", Content::Copy(self.peer_file("boot.raw")), 0).on(bus);
+        GuestSpec { boot: Boot::Disk, mib: 256, ..GuestSpec::new(name).disks(vec![disk]) }
     }
 
     /// Defines a guest with new disks, and does not start it.
