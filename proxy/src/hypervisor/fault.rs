@@ -9,8 +9,10 @@ use crate::error::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The guest could not be quiesced, and everything else may work.
+    #[cfg_attr(not(feature = "libvirt"), allow(dead_code))]
     NotQuiesced,
     /// The hypervisor answered, and said no: nothing was done.
+    #[cfg_attr(not(feature = "libvirt"), allow(dead_code))]
     Refused,
     /// Trying again can help.
     MayPass,
