@@ -223,7 +223,10 @@ async fn images_and_backups_are_mounted_without_a_hypervisor() {
     check_windows(&point.0, &windows);
     local(home, &["unmount", point.text()]).await.succeeds();
     // VCB's own tool for one disk of an image.
-    let disk = names_in(&backup).into_iter().find(|name| name.starts_with("scsi0-0") && !name.contains("-s0")).unwrap();
+    let disk = names_in(&backup)
+        .into_iter()
+        .find(|name| name.starts_with("scsi0-0") && name.ends_with(".vmdk") && !name.contains("-s0"))
+        .unwrap();
     let disk = backup.join(disk);
     local(home, &["mountvm", "-d", disk.to_str().unwrap(), "-cycleId", point.text()]).await.succeeds();
     assert_eq!(fs::read(point.0.join("letters/C/number.txt")).unwrap(), b"volume 2\n");

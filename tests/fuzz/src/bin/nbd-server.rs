@@ -145,7 +145,8 @@ fuzz_target!(|data: &[u8]| {
                 }
                 sent
             };
-            let (_, _, sent) = tokio::join!(server().serve_stream(theirs), saying, hearing);
+            let server = server();
+            let (_, _, sent) = tokio::join!(server.serve_stream(theirs), saying, hearing);
             sent
         });
         assert!(sent.starts_with(b"NBDMAGICIHAVEOPT"));
