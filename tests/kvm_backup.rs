@@ -97,7 +97,7 @@ async fn a_running_guest_is_frozen_read_and_thawed_over_a_socket_in_clear_and_ov
     }
     assert_eq!(guest.hooks().len(), 6, "{:?}", guest.hooks());
     // A stranger's certificate, and none.
-    for (certificates, words) in [("nbd-stranger", "certificate"), ("nowhere", "certificate")] {
+    for (certificates, words) in [("nbd-stranger", "certificate"), ("nbd-nameless", "certificate")] {
         let uri = with(&remote, &format!("nbd-tls={}", host.pki(certificates).display()));
         let refused = backup(&host, &guest, "x", &["-c", &uri]).await;
         refused.fails(1, &[words]);
@@ -149,10 +149,10 @@ async fn hooks_that_fail_or_hang_stop_a_backup_that_requires_them_and_the_guest_
     backup(&host, &guest, "x", &["--quiesce", "require", "--snapshot-timeout", "3"]).await.fails(1, &["in time"]);
     assert!(began.elapsed().as_secs() < 100, "{:?}", began.elapsed());
     guest.set_hook("ok");
-    let _ = outcome(command(&host, &["cleanup"])).await;
+    let _ = outcome(command(&host, &["cleanup", "-y"])).await;
     wait_for("the guest to thaw", || (!guest.is_frozen()).then_some(()));
     guest.wait_for_records(2);
-    let _ = outcome(command(&host, &["cleanup"])).await.succeeds();
+    let _ = outcome(command(&host, &["cleanup", "-y"])).await.succeeds();
     assert_nothing_left(&host);
     backup(&host, &guest, "after", &["--quiesce", "require"]).await.succeeds();
     assert_quiesced(&host, &guest, "after");
@@ -172,7 +172,7 @@ async fn what_a_killed_backup_leaves_is_undone_whether_it_died_in_the_freeze_or_
     copying.start_kill().unwrap();
     copying.wait().await.unwrap();
     assert!(guest.has_job());
-    outcome(command(&host, &["cleanup"])).await.succeeds();
+    outcome(command(&host, &["cleanup", "-y"])).await.succeeds();
     assert_nothing_left(&host);
     assert!(guest.checkpoints().is_empty(), "{:?}", guest.checkpoints());
     // In the middle of the freeze: the hook takes its time.
@@ -182,7 +182,7 @@ async fn what_a_killed_backup_leaves_is_undone_whether_it_died_in_the_freeze_or_
     freezing.start_kill().unwrap();
     freezing.wait().await.unwrap();
     guest.set_hook("ok");
-    outcome(command(&host, &["cleanup"])).await.succeeds();
+    outcome(command(&host, &["cleanup", "-y"])).await.succeeds();
     assert_nothing_left(&host);
     backup(&host, &guest, "next", &["--quiesce", "require"]).await.succeeds();
     assert_quiesced(&host, &guest, "next");
@@ -306,7 +306,7 @@ async fn disks_are_read_directly_under_overlays_that_are_gone_afterwards() {
     guest.wait_for_records(2);
     copying.start_kill().unwrap();
     copying.wait().await.unwrap();
-    outcome(command(&host, &["cleanup"])).await.succeeds();
+    outcome(command(&host, &["cleanup", "-y"])).await.succeeds();
     assert_nothing_left(&host);
     guest.wait_for_records(2);
     backup(&host, &guest, "next", &["--quiesce", "require"]).await.succeeds();

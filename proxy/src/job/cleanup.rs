@@ -20,6 +20,8 @@ use crate::machine::Domain;
 
 /// A request that a killed run had sent may reach the server this much later; before that nobody can say that nothing came of it.
 const IN_FLIGHT: i64 = 3;
+/// libvirt asks a QEMU that it does not know yet what it can do before it defines anything, which took more than 45 seconds on a busy host.
+const DEFINES_WITHIN: i64 = 90;
 /// How often we look for what such a request may have made.
 const LOOKS: u32 = 3;
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
@@ -153,7 +155,7 @@ async fn undo_on(hypervisor: &dyn Hypervisor, run: RunId, act: &OpenAct) -> Resu
             }
             Ok(())
         }
-        Act::Domain { vm, .. } => undo_domain(hypervisor, run, act, vm).await,
+        Act::Domain { .. } => undo_domain(hypervisor, run, act).await,
         Act::Registration { config_path, datacenter } => {
             let looks = if act.fact.is_some() { 1 } else { LOOKS };
             for look in 0..looks {
@@ -170,16 +172,12 @@ async fn undo_on(hypervisor: &dyn Hypervisor, run: RunId, act: &OpenAct) -> Resu
 }
 
 /// Takes a definition away that bears the mark of `run`; anybody else's stays.
-async fn undo_domain(hypervisor: &dyn Hypervisor, run: RunId, act: &OpenAct, vm: &VmId) -> Result<()> {
+async fn undo_domain(hypervisor: &dyn Hypervisor, run: RunId, act: &OpenAct) -> Result<()> {
+    let Act::Domain { vm, vm_name, at } = &act.what else { return Ok(()) };
     let Some(host) = hypervisor.domains() else {
         return Err(Error::new(Family::Corrupt, "the journal speaks of a domain, and this is no libvirt host"));
     };
-    let looks = if act.fact.is_some() { 1 } else { LOOKS };
-    for look in 0..looks {
-        if look > 0 {
-            tokio::time::sleep(BETWEEN_LOOKS).await;
-        }
-        let Some(xml) = host.stored_xml(vm).await? else { continue };
+    if let Some(xml) = host.stored_xml(vm).await? {
         if Domain::parse(&xml)?.mark() == Some(run.to_string()) {
             return host.undefine(vm).await;
         }
@@ -187,6 +185,12 @@ async fn undo_domain(hypervisor: &dyn Hypervisor, run: RunId, act: &OpenAct, vm:
             tracing::warn!("the domain {vm} does not bear the mark of run {run} any more and was left alone");
         }
         return Ok(());
+    }
+    let age = jiff::Timestamp::now().as_second().saturating_sub(*at).max(0);
+    if act.fact.is_none() && age < DEFINES_WITHIN {
+        // The caller repeats.
+        return Err(Error::new(Family::Failed, format!("the host may still be about to define {vm_name}"))
+            .hint("`stillframe cleanup` looks again"));
     }
     Ok(())
 }

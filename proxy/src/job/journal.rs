@@ -87,6 +87,8 @@ pub enum Act {
         vm: VmId,
         /// Its name, for messages.
         vm_name: String,
+        /// When the call was about to be made, seconds of Unix time.
+        at: i64,
     },
     /// A VM that was registered for a restore.
     Registration {

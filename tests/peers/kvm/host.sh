@@ -126,6 +126,8 @@ hold() {
     local owner=$1 since=$2 folder
     for folder in run etc; do mkdir -p "/$folder/libvirt"; mount --bind "$dir/$folder" "/$folder/libvirt"; done
     for folder in lib cache log; do mkdir -p "/var/$folder/libvirt"; mount --bind "$dir/$folder" "/var/$folder/libvirt"; done
+    # A chroot may lack it; libvirt 11.3 starts no guest then, and gives no reason.
+    if [ ! -e /sys/devices ]; then mount -t sysfs sysfs /sys; fi
     if [ -e /dev/kvm ]; then mount --bind /dev/null /dev/kvm; fi
     readlink /proc/self/ns/mnt >"$dir/namespace.new"
     mv "$dir/namespace.new" "$dir/namespace"

@@ -314,11 +314,13 @@ fn is_none(error: &libvirt::Error) -> bool {
 
 /// Somebody else's job keeps the machine; libvirt would wait half a minute before it says so.
 pub(super) async fn refuse_busy(domain: &Handle) -> Result<()> {
-    let job = domain.job_info().await.map_err(from_libvirt)?;
-    let what = match job.kind {
-        JobKind::None => return Ok(()),
-        JobKind::Backup => "another backup",
-        _ => "another job",
+    let what = match domain.job_info().await.map(|job| job.kind) {
+        Ok(JobKind::None) => return Ok(()),
+        Ok(JobKind::Backup) => "another backup",
+        Ok(_) => "another job",
+        // So says libvirt of a backup that is just beginning.
+        Err(error) if error.to_string().contains("backup job data missing") => "another backup",
+        Err(error) => return Err(from_libvirt(error)),
     };
     let error = Error::new(Family::Exists, format!("{what} of {} is at work", domain.name()))
         .hint("wait until it is done; `virsh domjobinfo` shows it, `virsh domjobabort` ends it");

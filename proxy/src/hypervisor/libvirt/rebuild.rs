@@ -1,6 +1,7 @@
 //! What a restore asks of a libvirt host.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use libvirt::{Code, Undefine, XmlKind};
@@ -12,6 +13,10 @@ use crate::hypervisor::{DomainHost, VmId};
 use crate::machine::Element;
 use crate::machine::convert::HostFacts;
 
+/// The first of these calls makes libvirt ask QEMU what it can do, which may take a minute on a busy host, more with a KVM that does not
+/// work. An answer that is not waited for would come when everything is thought to be undone.
+const SLOW: Duration = Duration::from_secs(300);
+
 #[async_trait]
 impl DomainHost for LibvirtHost {
     fn is_local(&self) -> bool {
@@ -19,7 +24,9 @@ impl DomainHost for LibvirtHost {
     }
 
     async fn facts(&self) -> Result<HostFacts> {
-        let xml = self.connection().await?.capabilities().await.map_err(from_libvirt)?;
+        let connection = self.connection().await?;
+        let asked = connection.run("virConnectGetCapabilities", SLOW, |c| c.capabilities()).await;
+        let xml = asked.map_err(from_libvirt)?;
         HostFacts::of_capabilities(&xml)
             .map_err(|e| Error::new(Family::Corrupt, "the host's capabilities cannot be read").caused_by(e))
     }
@@ -48,8 +55,10 @@ impl DomainHost for LibvirtHost {
     }
 
     async fn define(&self, xml: &str) -> Result<VmId> {
-        let domain = self.connection().await?.define(xml).await.map_err(from_libvirt)?;
-        Ok(VmId(domain.uuid().to_owned()))
+        let xml = xml.to_owned();
+        let connection = self.connection().await?;
+        let defined = connection.run("virDomainDefineXMLFlags", SLOW, move |c| c.define(&xml)?.uuid()).await;
+        defined.map(VmId).map_err(from_libvirt)
     }
 
     async fn undefine(&self, vm: &VmId) -> Result<()> {
@@ -75,7 +84,8 @@ impl DomainHost for LibvirtHost {
     }
 
     async fn start(&self, vm: &VmId) -> Result<()> {
-        self.connections.domain(vm).await?.create().await.map_err(from_libvirt)
+        let domain = self.connections.domain(vm).await?;
+        domain.run("virDomainCreateWithFlags", SLOW, |domain| domain.create()).await.map_err(from_libvirt)
     }
 
     async fn pool_folder(&self, pool: &str) -> Result<Option<PathBuf>> {

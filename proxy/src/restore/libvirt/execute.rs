@@ -195,7 +195,8 @@ impl Work<'_> {
         refuse_living(self.host, &self.place, &plan.name, &plan.uuid).await?;
         self.progress.step(&format!("{}: defining", plan.name));
         let vm = VmId(plan.uuid.clone());
-        let act = journal.intend(Act::Domain { vm, vm_name: plan.name.clone() })?;
+        let act =
+            journal.intend(Act::Domain { vm, vm_name: plan.name.clone(), at: jiff::Timestamp::now().as_second() })?;
         let defined = match self.host.define(&domain.to_string()).await {
             Err(error) if is_refusal(&error) => {
                 journal.settle(act)?; // nothing was made
