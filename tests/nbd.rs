@@ -110,7 +110,7 @@ impl Serving {
 
     async fn ends(&mut self) {
         let status = tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await;
-        assert!(status.expect("the server does not end").unwrap().success());
+        assert!(status.unwrap().unwrap().success());
     }
 }
 
