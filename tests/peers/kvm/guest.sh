@@ -7,7 +7,7 @@
 #                              and guest.rs, which writes numbered records; guest-init lists the options
 # OUTDIR/boot.raw, boot.json   a disk that boots by itself, from its own MBR, into the same system with Debian's usual
 #                              kernel, on whatever controller it is: virtio, virtio-scsi, SATA, IDE, lsilogic, vmpvscsi
-#                              (all tried; behind QEMU's lsisas1068 Debian's kernel finds no disk). Its second
+#                              (all tried), and lsisas1068 if the disk has a wwn. Its second
 #                              partition is the data volume; the JSON says where that begins
 # OUTDIR/files.raw, files/     a data disk with a FAT32 and an NTFS partition, and the tree that is on both
 # OUTDIR/capabilities          what libvirt found out about QEMU, so that no host has to ask again
@@ -28,7 +28,7 @@ export PATH=$PATH:/usr/sbin:/sbin
 # passed over, as ext4 in the cloud kernel.
 virtio=(virtio_pci virtio_blk virtio_console virtio_net)
 scsi=(crct10dif_generic crc-t10dif crc64_rocksoft_generic crc64-rocksoft sd_mod virtio_scsi)
-hardware=(vmw_pvscsi ata_piix ahci sym53c8xx e1000 e1000e vmxnet3)
+hardware=(vmw_pvscsi ata_piix ahci sym53c8xx mptsas e1000 e1000e vmxnet3)
 ext4=(crc32c_generic ext4)
 applets=(sh mount umount insmod findfs cat ls sleep usleep sync date kill hostname ifconfig poweroff md5sum sha256sum dd
     rm cp mkdir echo)
@@ -80,7 +80,7 @@ kernel() {
     # Not every kernel has each of them as a module, and tar minds.
     dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$work/$package" --wildcards './boot/vmlinuz-*' \
         './lib/modules/*/kernel/'{lib,crypto,block,drivers/{virtio,scsi,ata}}'/*.ko' \
-        '*/net_failover.ko' '*/failover.ko' '*/ptp.ko' '*/pps_core.ko' '*/jbd2.ko' '*/mbcache.ko' \
+        '*/mptbase.ko' '*/mptscsih.ko' '*/net_failover.ko' '*/failover.ko' '*/ptp.ko' '*/pps_core.ko' '*/jbd2.ko' '*/mbcache.ko' \
         $(printf '*/%s.ko ' "${ext4[@]}" "${virtio[@]}" "${hardware[@]}") 2>/dev/null || true
     [ -n "$(find "$work/$package" -name virtio_console.ko)" ] || { echo "$deb holds no virtio_console.ko" >&2; exit 1; }
 }

@@ -199,6 +199,9 @@ impl Making<'_> {
             if order.first() == Some(address) {
                 element.push(Element::new("boot").attr("order", "1"));
             }
+            if place.named {
+                element.push(Element::new("wwn").text(&self.world_wide_name(*address)));
+            }
             if let Some(address) = place.address {
                 element.push(address);
             }
@@ -213,6 +216,12 @@ impl Making<'_> {
             self.devices.push(controller);
         }
         Ok(())
+    }
+
+    /// A name for a SAS disk: of the kind that is assigned locally, the same for the same disk of the same machine.
+    fn world_wide_name(&self, address: DiskAddress) -> String {
+        let seed = format!("{} {} {address}", self.wish.name, self.wish.uuid.unwrap_or_default());
+        format!("3{}", &blake3::hash(seed.as_bytes()).to_hex()[..15])
     }
 
     /// The disks in the order in which the firmware tries them.
@@ -239,7 +248,11 @@ impl Making<'_> {
                     "pvscsi" => Ok(places.scsi(from, "vmpvscsi", PVSCSI_TARGETS, false)),
                     "lsisas1068" => Ok(places.scsi(from, "lsisas1068", SAS_TARGETS, false)),
                     // QEMU has no 53C1030. Its SAS sibling is driven by the same family of drivers.
-                    _ => Ok(places.scsi(from, "lsisas1068", SAS_TARGETS, true)),
+                    other => {
+                        let mut place = places.scsi(from, "lsisas1068", SAS_TARGETS, true);
+                        place.text.push_str(&format!(": its driver is mptsas or LSI_SAS, not that of {other}"));
+                        Ok(place)
+                    }
                 }
             }
             Bus::Ide if !self.efi => places.ide(from),
@@ -377,12 +390,20 @@ struct DiskPlace {
     address: Option<Element>,
     /// Another driver may be needed, or another family of controllers is there.
     changed: bool,
+    /// Drivers find the disk only by a world wide name: Linux' mptsas passes over those of QEMU that have none.
+    named: bool,
     text: String,
 }
 
 impl DiskPlace {
     fn virtio() -> Self {
-        Self { bus: "virtio", address: None, changed: true, text: "virtio, which needs a driver in the guest".into() }
+        Self {
+            bus: "virtio",
+            address: None,
+            changed: true,
+            named: false,
+            text: "virtio, which needs a driver in the guest".into(),
+        }
     }
 }
 
@@ -421,7 +442,14 @@ impl Places {
         self.controllers.insert(("scsi", controller), Some(model));
         let address = Some(drive_address(controller, 0, target, 0));
         let moved = changed || controller != from.controller;
-        DiskPlace { bus: "scsi", address, changed: moved, text: format!("target {target} of a {model} controller") }
+        let named = model == "lsisas1068";
+        DiskPlace {
+            bus: "scsi",
+            address,
+            changed: moved,
+            named,
+            text: format!("target {target} of a {model} controller"),
+        }
     }
 
     fn sata(&mut self) -> DiskPlace {
@@ -429,7 +457,13 @@ impl Places {
         self.sata += 1;
         self.controllers.insert(("sata", controller), None);
         let address = Some(drive_address(controller, 0, 0, unit));
-        DiskPlace { bus: "sata", address, changed: false, text: format!("port {unit} of an AHCI controller") }
+        DiskPlace {
+            bus: "sata",
+            address,
+            changed: false,
+            named: false,
+            text: format!("port {unit} of an AHCI controller"),
+        }
     }
 
     fn ide(&mut self, from: DiskAddress) -> Result<DiskPlace> {
@@ -440,7 +474,7 @@ impl Places {
         }
         self.ide += 1;
         let address = Some(drive_address(0, n / 2, 0, n % 2));
-        Ok(DiskPlace { bus: "ide", address, changed: false, text: format!("IDE {}:{}", n / 2, n % 2) })
+        Ok(DiskPlace { bus: "ide", address, changed: false, named: false, text: format!("IDE {}:{}", n / 2, n % 2) })
     }
 }
 

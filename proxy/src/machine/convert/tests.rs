@@ -111,6 +111,20 @@ fn each_controller_becomes_one_that_the_same_driver_knows() {
 }
 
 #[test]
+fn only_sas_disks_have_world_wide_names_each_its_own() {
+    let (domain, _) = converted(VMX, &[disk("scsi0:0"), disk("scsi1:3"), disk("sata0:1")], None).unwrap();
+    let devices = domain.root().child("devices").unwrap();
+    let names: Vec<_> = devices.named("disk").filter_map(|disk| disk.text_of("wwn")).collect();
+    assert_eq!(names.len(), 1, "{domain}");
+    assert!(names[0].len() == 16 && names[0].starts_with('3'), "{names:?}");
+    let vmx = VMX.replace("scsi1:3", "scsi0:3");
+    let (domain, _) = converted(&vmx, &[disk("scsi0:0"), disk("scsi0:3")], None).unwrap();
+    let devices = domain.root().child("devices").unwrap();
+    let names: Vec<_> = devices.named("disk").filter_map(|disk| disk.text_of("wwn")).collect();
+    assert!(names.len() == 2 && names[0] != names[1]);
+}
+
+#[test]
 fn size_clock_and_cards_are_as_they_were() {
     let (domain, _) = converted(VMX, &all(), None).unwrap();
     assert_eq!((domain.memory(), domain.cpus(), domain.kind()), (Some(2 << 30), Some(4), "kvm"));
