@@ -27,6 +27,15 @@ fn is_equal(disk: &Path, format: &str, raw: &Path) {
     tool("qemu-img", &words.into_iter().chain([disk.as_os_str(), raw.as_os_str()]).collect::<Vec<_>>());
 }
 
+/// Backs a guest of the host up, with its scratch folder, which QEMU can reach.
+async fn backup_of(host: &KvmHost, name: &str, more: &[&str]) -> PathBuf {
+    let (uri, to) = (format!("{}&scratch={}", host.uri(), host.scratch().display()), host.out("b"));
+    let (spec, directory) = (format!("name:{name}"), to.to_string_lossy());
+    let words = ["backup", &spec, "-c", &uri, "-o", &directory, "--progress", "none"];
+    finish(host.stillframe(&[&words, more].concat())).await.succeeds();
+    to
+}
+
 /// A vSphere backup of the disk that boots by itself.
 async fn vsphere_backup(disk: &Path) -> (Stage, PathBuf) {
     let disk = disk.to_owned();
@@ -132,9 +141,7 @@ async fn a_restored_guest_boots_and_its_agent_answers() {
     let (Some(host), Some(disk)) = (KvmHost::start(), peer("kvm/boot.raw")) else { return };
     let guest = host.guest(guest_spec("one", &disk));
     guest.wait_for_records(3);
-    let backup = host.out("b");
-    let words = ["backup", "name:one", "-o", &backup.to_string_lossy(), "--quiesce", "require", "--progress", "none"];
-    finish(host.stillframe(&words)).await.succeeds();
+    let backup = backup_of(&host, "one", &["--quiesce", "require"]).await;
     let frozen = guest.frozen_at().unwrap();
     let folder = storage(&host);
     let place = folder.to_string_lossy();
@@ -179,9 +186,7 @@ async fn a_libvirt_machine_goes_to_vsphere_with_every_byte() {
     }
     let (Some(host), Some(disk)) = (KvmHost::start(), peer("kvm/boot.raw")) else { return };
     let _guest = host.define(guest_spec("one", &disk));
-    let backup = host.out("b");
-    let words = ["backup", "name:one", "-o", &backup.to_string_lossy(), "--progress", "none"];
-    finish(host.stillframe(&words)).await.succeeds();
+    let backup = backup_of(&host, "one", &[]).await;
     let stage = Stage::empty(|_| {}).await;
     let told = stage.run(&["restore", &backup.to_string_lossy(), "--progress", "none"]).await.succeeds();
     assert!(told.stdout.contains("note: vda was a virtio disk and comes to scsi0:0"), "{told:#?}");
