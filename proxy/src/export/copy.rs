@@ -382,4 +382,4 @@ pub(super) fn cannot_write(error: vmdk_rs::VmdkError, at: u64) -> Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

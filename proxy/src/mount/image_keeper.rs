@@ -9,7 +9,7 @@ use std::sync::Arc;
 use blockdev::ReadAt;
 use serde::{Deserialize, Serialize};
 
-use super::keeper::serve_links;
+use super::keeper::{leave_the_session, leave_the_terminal, serve_links};
 use super::link::{receive_streams, send_streams};
 use super::spec::{ImageSpec, receive, send};
 use super::start::Program;
@@ -84,11 +84,7 @@ impl Drop for EndOnDrop {
 pub async fn run_image_keeper() -> Result<()> {
     let what = || "cannot talk to the process that mounts".to_owned();
     let mut control = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().failed(what)?);
-    // A signal from the terminal is for the one that mounts.
-    match rustix::process::setsid() {
-        Ok(_) | Err(rustix::io::Errno::PERM) => {}
-        Err(error) => return Err(error).failed(what),
-    }
+    leave_the_session()?;
     let Some(images) = receive::<Vec<ImageSpec>>(&control)? else { return Ok(()) };
     let opened = crate::disk::blocking(move || {
         let open = |image: &ImageSpec| Ok(Source::open(&image.source())?.into_disk());
@@ -104,19 +100,10 @@ pub async fn run_image_keeper() -> Result<()> {
     send(&mut control, &Opened::Ready)?;
     send_streams(&control, &streams).failed(what)?;
     drop((streams, control));
-    leave_the_terminal()?;
+    leave_the_terminal(None)?; // its input is the socket, and errors would go where nobody waits for their end
     let wait = move || {
         serving.into_iter().for_each(|thread| drop(thread.join())); // one that panicked serves no more either
         Ok(())
     };
     crate::disk::blocking(wait).await
-}
-
-/// Standard input is the socket, and errors go where nobody waits for their end.
-fn leave_the_terminal() -> Result<()> {
-    let what = || "cannot leave the terminal".to_owned();
-    let nothing = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").failed(what)?;
-    rustix::stdio::dup2_stdin(&nothing).failed(what)?;
-    rustix::stdio::dup2_stdout(&nothing).failed(what)?;
-    rustix::stdio::dup2_stderr(&nothing).failed(what)
 }

@@ -9,7 +9,7 @@
 //! The command ends when the tree is ready. The keeper waits for the server to end, which it does when the tree is unmounted, and then
 //! removes the snapshot.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
@@ -252,7 +252,8 @@ async fn serve(
     };
     let started = start(&spec, &Program::this()?, links, cancel).await?;
     let report = Answer::of(Ok(started.report.clone()));
-    leave_the_terminal(state, held.run)?;
+    leave_the_terminal(Some(&log_of(state, held.run)?))?;
+    leave_the_session()?;
     if let Some(mut control) = control.take() {
         send(&mut control, &report)?;
     }
@@ -288,17 +289,26 @@ pub(super) fn serve_links(disks: Vec<Arc<dyn ReadAt>>) -> Result<(Vec<UnixStream
     Ok((theirs, threads))
 }
 
-/// From here on the terminal is somebody else's, and what is said goes into the mount's log.
-fn leave_the_terminal(state: &StateDir, run: crate::job::RunId) -> Result<()> {
+/// From here on what is said goes into the mount's log.
+fn log_of(state: &StateDir, run: crate::job::RunId) -> Result<File> {
+    let path = state.mount_logs()?.join(format!("{run}.log"));
+    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+    log.failed(|| format!("cannot write {}", path.display()))
+}
+
+/// From here on the terminal is somebody else's, and errors go to `errors`, or nowhere.
+pub(super) fn leave_the_terminal(errors: Option<&File>) -> Result<()> {
     let what = || "cannot leave the terminal".to_owned();
     let nothing = OpenOptions::new().read(true).write(true).open("/dev/null").failed(what)?;
-    let path = state.mount_logs()?.join(format!("{run}.log"));
-    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&path).failed(what)?;
     rustix::stdio::dup2_stdin(&nothing).failed(what)?;
     rustix::stdio::dup2_stdout(&nothing).failed(what)?;
-    rustix::stdio::dup2_stderr(&log).failed(what)?;
+    rustix::stdio::dup2_stderr(errors.unwrap_or(&nothing)).failed(what)
+}
+
+/// A signal from the terminal is not for this process any more.
+pub(super) fn leave_the_session() -> Result<()> {
     match rustix::process::setsid() {
         Ok(_) | Err(rustix::io::Errno::PERM) => Ok(()), // who leads a session already stays in it
-        Err(error) => Err(error).failed(what),
+        Err(error) => Err(error).failed(|| "cannot leave the session".into()),
     }
 }

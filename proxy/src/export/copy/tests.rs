@@ -17,15 +17,19 @@ const MIB: u64 = 1 << 20;
 const QUICK: Retry = Retry { times: 3, wait: Duration::ZERO, longest: Duration::ZERO };
 
 /// SplitMix64.
-struct Random(u64);
+pub(in crate::export) struct Random(pub(in crate::export) u64);
 
 impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(in crate::export) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % limit
+    }
+
+    pub(in crate::export) fn bytes(&mut self, len: u64) -> Vec<u8> {
+        (0..len).map(|_| self.below(256) as u8).collect()
     }
 }
 

@@ -9,29 +9,13 @@ use bytes::Bytes;
 use vmdk_rs::{CreateOptions, ParentLink, PlainName, Subformat};
 
 use super::*;
+use crate::export::copy::tests::Random;
 use crate::export::{digest_of, write_hashes};
 use crate::job::{Progress, Retry};
 use crate::transport::{Allocation, ByteStream};
 
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = 4096;
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit
-    }
-
-    fn bytes(&mut self, len: u64) -> Vec<u8> {
-        (0..len).map(|_| self.below(256) as u8).collect()
-    }
-}
 
 /// A frozen disk whose streams come in odd pieces; the first ones break.
 struct Frozen {

@@ -186,16 +186,15 @@ impl LibvirtHost {
             plan.server = self.server(request, &plan.taken).await?;
             return Ok(());
         }
-        let named = |disk: &&mut Wanted| text.contains(&format!("'{}'", disk.target));
+        let complained_of = |disk: &Wanted| disk.since.is_some() && text.contains(&format!("'{}'", disk.target));
         if error.is(Code::CHECKPOINT_INCONSISTENT) || error.is(Code::NO_DOMAIN_CHECKPOINT) {
+            let all = !plan.wanted.iter().any(complained_of);
+            let since = plan.wanted.iter_mut().filter(|disk| disk.since.is_some() && (all || complained_of(disk)));
             let mut changed = false;
-            let all = !plan.wanted.iter_mut().any(|disk| disk.since.is_some() && named(&disk));
-            for disk in &mut plan.wanted {
-                if disk.since.is_some() && (all || text.contains(&format!("'{}'", disk.target))) {
-                    disk.since = None;
-                    self.remember(request.run, &disk.target, text.clone());
-                    changed = true;
-                }
+            for disk in since {
+                disk.since = None;
+                self.remember(request.run, &disk.target, text.clone());
+                changed = true;
             }
             if changed {
                 return Ok(());

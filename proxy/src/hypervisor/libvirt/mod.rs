@@ -14,6 +14,7 @@ mod lookup;
 mod offline;
 mod overlay;
 mod points;
+mod qemu_img;
 mod rebuild;
 mod scratch;
 mod window;

@@ -1,11 +1,9 @@
 //! External overlays: the guest writes to new images, what was below stands still and is read directly, and in the end the overlays
 //! are brought into it again.
 
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use libvirt::{BlockCommit, BlockJobEnd, Code, Domain as Handle, XmlKind};
-use tokio::process::Command;
 
 use super::LibvirtHost;
 use super::backup_xml::{name_of, run_in_name};
@@ -14,6 +12,7 @@ use super::errors::from_libvirt;
 use super::id::{Id, Kind};
 use super::job::refuse_busy;
 use super::offline::{Offline, Server};
+use super::qemu_img::qemu_img;
 use super::window::{Begin, Failure};
 use crate::error::{Context, Error, Family, Result};
 use crate::hypervisor::{Disk, FreezeRequest, Frozen, NativeDisk, NbdExport, Snapshot, SnapshotId, VmId};
@@ -154,9 +153,7 @@ impl LibvirtHost {
     pub(super) async fn listed(&self, domain: &Handle, vm: &VmId) -> Result<Vec<Snapshot>> {
         let mut runs: Vec<RunId> = live(domain).await?.disks().iter().filter_map(run_of_overlay).collect();
         let mut all = Vec::new();
-        for (name, xml) in domain.snapshots().await.map_err(from_libvirt)? {
-            let root = Element::parse(&xml).failed(|| format!("the snapshot {name} cannot be read"))?;
-            let description = root.text_of("description").unwrap_or_default();
+        for Listed { name, description, root } in snapshots_of(domain).await? {
             let ours = run_of(&name, &description);
             runs.retain(|run| ours != Some(*run));
             let id = match ours {
@@ -194,13 +191,10 @@ impl LibvirtHost {
             return Err(Error::new(Family::LeftBehind, what)
                 .hint("remove the snapshots that were made since, then run `stillframe cleanup`"));
         }
-        for (name, xml) in domain.snapshots().await.map_err(from_libvirt)? {
-            let root = Element::parse(&xml).failed(|| format!("the snapshot {name} cannot be read"))?;
-            if run_of(&name, &root.text_of("description").unwrap_or_default()) == Some(id.run) {
-                match domain.snapshot_delete_metadata(&name).await {
-                    Err(error) if !error.is(Code::NO_DOMAIN_SNAPSHOT) => return Err(from_libvirt(error)),
-                    _ => {}
-                }
+        for snapshot in snapshots_of(&domain).await?.iter().filter(|snapshot| snapshot.is_of(id.run)) {
+            match domain.snapshot_delete_metadata(&snapshot.name).await {
+                Err(error) if !error.is(Code::NO_DOMAIN_SNAPSHOT) => return Err(from_libvirt(error)),
+                _ => {}
             }
         }
         self.scratch.remove_merged(id.run)
@@ -224,11 +218,7 @@ impl LibvirtHost {
 
     /// What lay below the overlay of `target`, as the record of the snapshot knows it.
     async fn base_of(&self, domain: &Handle, target: &str, run: RunId) -> Result<(Source, String)> {
-        for (name, xml) in domain.snapshots().await.map_err(from_libvirt)? {
-            let root = Element::parse(&xml).failed(|| format!("the snapshot {name} cannot be read"))?;
-            if run_of(&name, &root.text_of("description").unwrap_or_default()) != Some(run) {
-                continue;
-            }
+        for Listed { root, .. } in snapshots_of(domain).await?.into_iter().filter(|snapshot| snapshot.is_of(run)) {
             let machine = root.child("inactiveDomain").or_else(|| root.child("domain")).cloned();
             let Some(mut machine) = machine else { continue };
             machine.name = "domain".into();
@@ -240,6 +230,27 @@ impl LibvirtHost {
         Err(Error::new(Family::Failed, format!("nobody knows what lies below the overlay of {target}"))
             .hint("start the machine: then it is asked itself; `stillframe cleanup` does the rest"))
     }
+}
+
+/// A snapshot that libvirt knows.
+struct Listed {
+    name: String,
+    description: String,
+    root: Element,
+}
+
+impl Listed {
+    fn is_of(&self, run: RunId) -> bool {
+        run_of(&self.name, &self.description) == Some(run)
+    }
+}
+
+async fn snapshots_of(domain: &Handle) -> Result<Vec<Listed>> {
+    let listed = domain.snapshots().await.map_err(from_libvirt)?.into_iter().map(|(name, xml)| {
+        let root = Element::parse(&xml).failed(|| format!("the snapshot {name} cannot be read"))?;
+        Ok(Listed { name, description: root.text_of("description").unwrap_or_default(), root })
+    });
+    listed.collect()
 }
 
 /// Brings the overlay of a running machine into the image below.
@@ -277,12 +288,6 @@ async fn merge(domain: &Handle, target: &str) -> Result<()> {
 
 async fn commit(overlay: &str) -> Result<()> {
     let what = || format!("cannot bring {overlay} into the image below it");
-    let mut command = Command::new("qemu-img");
-    command.args(["commit", "-q", "-f", "qcow2", "--", overlay]).stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(OFFLINE_LIMIT, command.output()).await.failed(what)?.failed(what)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(Error::new(Family::Failed, format!("{}: {}", what(), said.lines().next().unwrap_or("qemu-img failed"))))
+    let committed = qemu_img(&["commit", "-q", "-f", "qcow2", "--", overlay], OFFLINE_LIMIT, what).await?;
+    committed.map_err(|(_, error)| error)
 }

@@ -2,16 +2,15 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use libvirt::{CheckpointDelete, Code, Domain as Handle, XmlKind};
-use tokio::process::Command;
 
 use super::LibvirtHost;
 use super::backup_xml::{Point, run_in_name};
 use super::errors::from_libvirt;
-use crate::error::{Context, Error, Family, Result};
+use super::qemu_img::qemu_img;
+use crate::error::{Error, Family, Result};
 use crate::hypervisor::VmId;
 use crate::machine::{Domain, Source};
 
@@ -116,16 +115,11 @@ fn is_broken(error: &libvirt::Error) -> bool {
 }
 
 async fn remove_bitmap(path: &str, name: &str) -> Result<()> {
-    let what = || format!("cannot take the bitmap {name} out of {path}");
     // Named as qcow2, whatever a guest wrote into it.
-    let mut command = Command::new("qemu-img");
-    command.args(["bitmap", "--remove", "-f", "qcow2", "--", path, name]).stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(QEMU_IMG_LIMIT, command.output()).await.failed(what)?.failed(what)?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    // Bitmaps that QEMU had no time to store are not there.
-    if output.status.success() || said.contains("not found") || said.contains("No such") {
-        return Ok(());
+    let arguments = ["bitmap", "--remove", "-f", "qcow2", "--", path, name];
+    match qemu_img(&arguments, QEMU_IMG_LIMIT, || format!("cannot take the bitmap {name} out of {path}")).await? {
+        // Bitmaps that QEMU had no time to store are not there.
+        Err((said, _)) if said.contains("not found") || said.contains("No such") => Ok(()),
+        removed => removed.map_err(|(_, error)| error),
     }
-    let line = said.lines().next().unwrap_or("qemu-img failed").to_owned();
-    Err(Error::new(Family::Failed, format!("{}: {line}", what())))
 }
