@@ -108,6 +108,11 @@ async fn nobody_to_log_in_and_no_password_are_usage_errors_that_name_the_ways() 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_uri_that_makes_no_sense_is_refused_and_a_password_in_it_is_not_repeated() {
     let stage = Stage::empty(|_| {}).await;
+    let nobody = "qemu+unix:///system?socket=/nonexistent/socket";
+    let adapter = match acceptance::kvm::has_adapter() {
+        true => (nobody, 1, "/nonexistent/socket"),
+        false => (nobody, 4, "--features libvirt"),
+    };
     for (uri, code, words) in [
         ("vpx://root:Gehe1m@vc/", 2, "holds a password"),
         ("root:Gehe1m@vc", 2, "no connection URI"),
@@ -123,7 +128,9 @@ async fn a_uri_that_makes_no_sense_is_refused_and_a_password_in_it_is_not_repeat
         ("vpx://a%zz@vc/", 2, "hex"),
         ("lab:", 2, "names no directory"),
         ("lab:/nonexistent/lab", 1, "/nonexistent/lab"),
-        ("qemu:///system", 4, "not there yet"),
+        ("qemu:///nonsense", 2, "neither /system nor /session"),
+        ("qemu+tls://root:Gehe1m@kvm1/system", 2, "holds a password"),
+        adapter,
     ] {
         let outcome = backup_over(&stage, uri, &[]).await.fails(code, &[words]);
         let said = format!("{}{}", outcome.stdout, outcome.stderr);
